@@ -171,7 +171,8 @@ def serve_without_model(home: Path, at_once: int, max_queue: int = 1000) -> None
     """A server whose worker is `work_without_model`."""
     from functools import partial
 
-    from gesso.server import server
+    from gesso.server import run
+    from gesso.serving.logs import logged
     from gesso.serving.options import WorkerOptions
     from gesso.serving.settings import ServeSettings
     from gesso.serving.supervisor import ChildProcess, Supervisor
@@ -179,7 +180,7 @@ def serve_without_model(home: Path, at_once: int, max_queue: int = 1000) -> None
     def launch(name: str, options: WorkerOptions) -> ChildProcess:
         return ChildProcess([sys.executable, __file__, "--work", name], options)
 
-    server.Supervisor = partial(Supervisor, launch=launch)  # type: ignore[misc,assignment]
+    run.Supervisor = partial(Supervisor, launch=launch)  # type: ignore[misc,assignment]
     settings = ServeSettings(
         home=home,
         port=0,
@@ -192,11 +193,12 @@ def serve_without_model(home: Path, at_once: int, max_queue: int = 1000) -> None
         max_queue=max_queue,
         max_queue_per_key=max_queue,
     )
-    server.serve(settings, lambda address: print(address, flush=True))
+    with logged(as_json=False):  # as `gesso serve` does
+        run.serve(settings, lambda address: print(address, flush=True))
 
 
 def pipeline_without_model() -> Any:
-    """A pipeline that resolves and records as any, and draws the same grey each time."""
+    """A pipeline that resolves and records as any, and draws the same picture each time."""
     from PIL import Image
 
     from gesso.pipelines.picture import Picture
@@ -208,7 +210,7 @@ def pipeline_without_model() -> Any:
     real = TextToImage(engine, engine.load())
     (drawn,) = real("a red car")
     pause = float(os.environ.get("GESSO_BENCHMARK_PICTURE_MS", "0")) / 1000  # as a GPU, which asks for no processor
-    grey = Image.new("RGB", (64, 64), (128, 128, 128))
+    picture = Image.linear_gradient("L").resize((64, 64)).convert("RGB")  # one colour would be warned of
 
     class Nothing(TextToImage):
         def runs(self, request: Any, on_progress: Any = None, **given: Any) -> list[Run[Picture]]:
@@ -218,7 +220,7 @@ def pipeline_without_model() -> Any:
         def _nothing(self, request: Any) -> Any:
             if pause:
                 time.sleep(pause)
-            return Picture(image=grey, recipe=replace(drawn.recipe, request=request))
+            return Picture(image=picture, recipe=replace(drawn.recipe, request=request))
             yield
 
     return Nothing(engine, real.model)

@@ -99,9 +99,16 @@ async def submit(
         while free and free[-1][0].at_eof():  # the server has closed those that were idle for long
             free.pop()[1].close()
         begin = time.perf_counter()
-        reader, writer = free.pop() if free else await asyncio.open_connection(host, int(port))
-        writer.write(head + body)
-        answer = await reader.readuntil(b"\r\n\r\n")
+        while True:
+            is_used = bool(free)
+            reader, writer = free.pop() if is_used else await asyncio.open_connection(host, int(port))
+            writer.write(head + body)
+            try:
+                answer = await reader.readuntil(b"\r\n\r\n")
+                break
+            except (ConnectionResetError, asyncio.IncompleteReadError):  # closed for being idle, at this very moment
+                if not is_used:
+                    raise
         await reader.readexactly(int(answer.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]))
         status = int(answer[9:12])
         statuses[status] += 1

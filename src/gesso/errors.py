@@ -92,7 +92,10 @@ def one_line(text: str) -> str:
     File names and tensor names come from outside: they may neither break the line nor reach the terminal as escape
     sequences.
     """
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(text.split()))
+    line = " ".join(text.split())
+    if line.isprintable():
+        return line
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
 def message_line(text: str) -> str:

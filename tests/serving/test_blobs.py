@@ -84,6 +84,26 @@ def test_what_cannot_be_written_leaves_nothing(
     assert store.read(store.put(b"picture")) == b"picture"
 
 
+def test_bytes_that_somebody_else_has_just_written_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may not have come to its fsync yet."""
+    synced: list[int] = []
+    real = os.fsync
+    first, second = BlobStore(tmp_path), BlobStore(tmp_path)
+    first.put(b"picture")
+    monkeypatch.setattr(files.os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), real(handle)))
+    digest = second.put(b"picture")
+    path = second.path(digest)
+    assert synced == [path.stat().st_ino, path.parent.stat().st_ino]
+    second.put(b"picture")
+    assert len(synced) == 2, "it is known to be there"
+    path.unlink()
+    first.put(b"picture")
+    second.put(b"picture")
+    assert len(synced) > 4, "it is another file"
+
+
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(GessoError) as error:

@@ -37,6 +37,10 @@ class Clock:
         return self.now
 
 
+def holds(store: JobStore, lease: Lease) -> JobStatus | None:
+    return store.held_by(lease.worker).get((lease.job.id, lease.fence))
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -217,12 +221,18 @@ def test_several_are_accepted_together_or_not_at_all(url: str) -> None:
 def test_a_job_draws_from_pictures_of_its_owner(store: JobStore, clock: Clock) -> None:
     picture = store.add_upload("ann", "a" * 64, nbytes=3, width=8, height=8, name="x", keep_seconds=60)
     assert store.get_upload(picture.id, "ann") == picture == store.find_upload("ann", "a" * 64)
+    assert store.keep_upload("ann", "a" * 64, 30) == picture, "it is kept longer than that already"
+    clock.now += 50
+    again = store.keep_upload("ann", "a" * 64, 60)
+    assert again is not None and (again.id, again.expires_at) == (picture.id, clock.now + 60)
+    clock.now -= 50
+    assert store.keep_upload("bob", "a" * 64, 60) is None
     assert refused(store.get_upload, picture.id, "bob").code == "asset_missing"
     using = Work(request={"prompt": "a cat"}, assets={"image": picture.id})
     assert refused(store.submit, NewJob(owner="bob", work=using)).code == "asset_missing"
     job, _ = store.submit(NewJob(owner="ann", work=using))
     assert refused(store.delete_upload, picture.id, "ann").code == "asset_in_use"
-    clock.now += 100
+    clock.now += 200
     assert store.sweep() == 0 and store.referenced(["a" * 64, "b" * 64]) == {"a" * 64}
     store.cancel(job.id)
     store.delete(job.id)
@@ -326,7 +336,7 @@ def test_a_worker_that_is_gone_loses_the_job_and_cannot_end_it(store: JobStore, 
     clock.now += 10
     fast = store.claim("fast", lease_seconds=30)
     assert fast is not None and (fast.fence, fast.job.attempts, fast.job.crashes) == (2, 2, 1)
-    assert store.holds(slow) is None and store.holds(fast) == JobStatus.RUNNING
+    assert holds(store, slow) is None and holds(store, fast) == JobStatus.RUNNING
     late = (
         store.finish(slow),
         store.fail(slow, {"code": "internal"}),
@@ -425,9 +435,9 @@ def test_the_clock_on_the_wall_ends_no_lease(tmp_path: Path, clock: Clock) -> No
     assert lease is not None
     for step in (86_400, -2 * 86_400):
         clock.now += step
-        assert store.recover() == 0 and store.holds(lease) == JobStatus.RUNNING
+        assert store.recover() == 0 and holds(store, lease) == JobStatus.RUNNING
     store.database._clock_name = "after the machine started anew"
-    assert store.recover() == 1 and store.holds(lease) is None
+    assert store.recover() == 1 and holds(store, lease) is None
     store.close()
 
 
@@ -442,7 +452,7 @@ def test_cancel_at_each_moment(store: JobStore) -> None:
     lease = store.claim("w", lease_seconds=30)
     assert lease is not None and lease.job.id == job.id
     assert store.cancel(job.id).status == store.cancel(job.id).status == JobStatus.CANCELING
-    assert store.renew(lease, lease_seconds=30) == store.holds(lease) == JobStatus.CANCELING
+    assert store.renew(lease, lease_seconds=30) == holds(store, lease) == JobStatus.CANCELING
     assert store.canceled(lease) and store.canceled(lease)
     assert [event.data["status"] for event in store.events_after(job.id)] == [
         "queued",
@@ -823,7 +833,7 @@ def test_a_race_of_cancelling_and_finishing_ends_a_job_once(url: str) -> None:
     start = threading.Barrier(2)
 
     def finish(lease: Lease) -> None:
-        if stores[0].holds(lease) == JobStatus.CANCELING:
+        if holds(stores[0], lease) == JobStatus.CANCELING:
             assert stores[0].canceled(lease)
         else:  # may be canceled by now, and is done nevertheless
             said = Drawn(lease=lease, outputs=(output(lease.job.id),), is_done=True, progress={"value": 1.0})

@@ -3,7 +3,6 @@
 import re
 
 from fastapi import Request, Response
-from sqlalchemy import func, select
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
@@ -14,9 +13,9 @@ from gesso.api.pictures import normalised
 from gesso.api.problems import HttpError, JsonAnswer, not_found
 from gesso.api.schemas import AssetResource, asset_json
 from gesso.api.submitting import refused
+from gesso.api.uploads import keep_bytes
 from gesso.errors import GessoError
 from gesso.serving.jobs import Upload
-from gesso.serving.tables import uploads
 
 router = Routes()
 TAG = "Uploads"
@@ -101,30 +100,8 @@ async def form_file(request: Request) -> tuple[bytes, str]:
 
 def kept_upload(call: Call, data: bytes, name: str) -> tuple[Upload, bool]:
     """A strange picture as the caller's own, and whether it is new. Blocks. Raises HttpError."""
-    context, owner = call.context, call.new_owner
     encoded, width, height = normalised(data)
-    used = select(func.coalesce(func.sum(uploads.c.nbytes), 0)).where(uploads.c.owner == owner)
-    with context.store.database.reading() as connection:
-        total = int(connection.execute(used).scalar_one())
-    try:
-        digest = context.blobs.put(encoded)
-        if (known := context.store.find_upload(owner, digest)) is not None:
-            return known, False
-        if total + len(encoded) > context.settings.max_assets:
-            detail = f"your uploads have {total} bytes, and at most {context.settings.max_assets} are kept; delete some"
-            raise HttpError(413, "too_large", detail, data={"high": context.settings.max_assets})
-        upload = context.store.add_upload(
-            owner,
-            digest,
-            nbytes=len(encoded),
-            width=width,
-            height=height,
-            name=name,
-            keep_seconds=context.settings.keep_uploads,
-        )
-    except GessoError as error:
-        raise HttpError.of(error) from None
-    return upload, True
+    return keep_bytes(call, encoded, (width, height), name, seconds=call.context.settings.keep_uploads)
 
 
 @operation(

@@ -146,14 +146,19 @@ class Hub:
         ]
 
     async def _look(self) -> None:
-        mark = ""
+        mark, store, seen = "", self.context.store, set[str]()
+        numbers: dict[str, int] | None
+        ended: list[Job]
         while self._waiting or self._ends or self._all:
             self._noticed.clear()
             try:
-                watched = list(self._waiting)
-                is_new = any(job not in self._numbers for job in watched)
-                before = mark
-                mark, numbers, ended = await run_in_threadpool(self._look_at, mark, watched, list(self._ends), is_new)
+                watched, ends = list(self._waiting), list(self._ends)
+                is_new = any(job not in self._numbers for job in watched) or not seen.issuperset(ends)
+                before, seen = mark, set(ends)
+                if store.database.is_sqlite and not is_new and store.changes() == mark:  # which takes microseconds
+                    numbers, ended = None, []
+                else:
+                    mark, numbers, ended = await run_in_threadpool(self._look_at, mark, watched, ends, is_new)
                 if mark != before:
                     for changed in self._all:
                         changed.set()
@@ -171,6 +176,7 @@ class Hub:
                             end.set_result(one)
             except Exception as error:  # the database is away for a moment
                 log.warning("no events can be read: %s", type(error).__name__)
+                mark = ""
                 await asyncio.sleep(1)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._noticed.wait(), LOOK)
@@ -183,7 +189,7 @@ class Hub:
         store = self.context.store
         now = store.changes()
         numbers = self._last_numbers(watched) if watched and (now != mark or is_new) else None
-        return now, numbers, store.final_of(ends) if ends else []
+        return now, numbers, store.final_of(ends) if ends and (now != mark or is_new) else []
 
     def _last_numbers(self, watched: Iterable[str]) -> dict[str, int]:
         found: dict[str, int] = {}

@@ -247,7 +247,8 @@ class _Exchange:
             return await self._receive()  # waits for the client to leave
         left = self.begin + self.seconds - time.monotonic()
         try:
-            message = await asyncio.wait_for(self._receive(), max(left, 0.001))
+            async with asyncio.timeout(max(left, 0.001)):
+                message = await self._receive()
         except TimeoutError:
             raise HttpError(408, "timeout", f"the body did not arrive in {self.seconds:g} s") from None
         self.nbytes += len(message.get("body", b""))
@@ -309,11 +310,12 @@ class _Headers:
     """Headers by their names, in lower case."""
 
     def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
-        self.raw = raw
+        self._values: dict[str, list[str]] = {}
+        for name, value in raw:
+            self._values.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
 
     def all(self, name: str) -> list[str]:
-        key = name.encode()
-        return [value.decode("latin-1") for held, value in self.raw if held == key]
+        return self._values.get(name, [])
 
     def one(self, name: str, default: Any = None) -> Any:
         """The value; where a header comes several times, all of them, so that no comparison holds."""

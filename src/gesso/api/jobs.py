@@ -11,7 +11,7 @@ from gesso.api.context import Call, Calling, is_id
 from gesso.api.operations import Routes, operation
 from gesso.api.problems import JsonAnswer, not_found
 from gesso.api.schemas import JobBody, JobList, JobResource, Status, job_json
-from gesso.api.submitting import check_full, check_room, idempotency_key, key_is_full, new_job, refused, submit
+from gesso.api.submitting import check_full, check_room, key_is_full, refused
 from gesso.errors import GessoError
 from gesso.serving.jobs import Job, JobStatus
 
@@ -72,7 +72,7 @@ async def create_job(call: Calling, body: JobBodyOf) -> Response:
         check_room(call)
     if "idempotency-key" not in call.request.headers:
         check_full(call)
-    job, is_new = await call.writing(_created, call, body)
+    job, is_new = await call.request.app.state.submitter.submit(call, body)
     headers = {"Location": f"/v1/jobs/{job.id}"}
     if not is_new:
         headers["Idempotent-Replayed"] = "true"
@@ -81,11 +81,6 @@ async def create_job(call: Calling, body: JobBodyOf) -> Response:
         if not job.status.is_final:
             job = await call.request.app.state.hub.end_of(job.id, seconds) or job
     return JsonAnswer(job_json(job), 200 if job.status.is_final or not is_new else 202, headers=headers)
-
-
-def _created(call: Call, body: JobBody) -> tuple[Job, bool]:
-    new = new_job(call, body, key=idempotency_key(call.request))
-    return submit(call, [new])[0]
 
 
 def _wait_of(request: Request) -> int:

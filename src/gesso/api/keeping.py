@@ -12,16 +12,17 @@ from gesso.api.metrics import Metrics
 from gesso.serving.numbers import difference
 from gesso.serving.storage import Blobs
 from gesso.serving.store import JobStore
-from gesso.serving.tables import jobs, outputs
+from gesso.serving.tables import jobs
 from gesso.serving.thumbnails import Thumbnails
 
 COUNT_SECONDS = 1.0
 RECOVER_SECONDS = 5.0
 SWEEP_SECONDS = 600.0
-AT_ONCE = 500
+AT_ONCE = 1000  # jobs, new ones
 REMEMBERED = 256  # workers; one may be silent for a while and come back
 
-_COUNTED = (jobs.c.status, jobs.c.created_at, jobs.c.started_at, jobs.c.completed_at)
+_CLOCKS = 2.0  # seconds that those of several machines may differ
+_COUNTED = (jobs.c.id, jobs.c.status, jobs.c.created_at, jobs.c.started_at, jobs.c.completed_at)
 
 log = logging.getLogger(__name__)
 
@@ -70,24 +71,23 @@ class Housekeeper:
 
     def count(self) -> None:
         """Add to the numbers what was finished and loaded since the last time."""
-        begin = self._counted_until - 2  # clocks of several machines
+        while self._count_jobs() == AT_ONCE:
+            pass
+        self.count_work()
+
+    def _count_jobs(self) -> int:
+        """Count those that were finished since the last time. -> how many, at most `AT_ONCE`"""
+        begin = self._counted_until - _CLOCKS
+        done = select(*_COUNTED).where(jobs.c.completed_at > begin).order_by(jobs.c.completed_at)
         with self.store.database.reading() as connection:
-            done = select(jobs.c.id, jobs.c.completed_at).where(jobs.c.completed_at > begin)
-            rows = connection.execute(done.order_by(jobs.c.completed_at).limit(AT_ONCE)).all()
-            new = [row.id for row in rows if row.id not in self._counted]
-            finished = connection.execute(select(*_COUNTED).where(jobs.c.id.in_(new))).all() if new else []
-            drawn = select(outputs.c.recipe).where(outputs.c.job.in_(new))
-            recipes = list(connection.scalars(drawn)) if new else []
-        for row in finished:
+            rows = connection.execute(done.limit(AT_ONCE + len(self._counted))).all()
+        new = [row for row in rows if row.id not in self._counted]
+        for row in new:
             self._count_job(row)
-        for recipe in recipes:
-            self.metrics.pictures.inc()
-            steps = recipe.get("request", {}).get("num_steps")
-            self.metrics.steps.inc(steps if isinstance(steps, int) else 0)
         if rows:
             self._counted_until = max(self._counted_until, rows[-1].completed_at)
-        self._counted = {row.id for row in rows}
-        self.count_work()
+        self._counted = {row.id for row in rows if row.completed_at > self._counted_until - _CLOCKS}
+        return len(new)
 
     def count_work(self) -> None:
         """Add what workers have counted since the last time. Of one that is older than this server, from now on."""

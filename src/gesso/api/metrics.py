@@ -48,8 +48,6 @@ class Metrics:
             "gesso_job_wait_seconds", "Time from acceptance to the first step.", buckets=_WAITS, **made
         )
         self.runs = Histogram("gesso_job_run_seconds", "Time that a job was worked on.", buckets=_WAITS, **made)
-        self.steps = Counter("gesso_steps", "Sampling steps of finished jobs.", **made)
-        self.pictures = Counter("gesso_pictures", "Finished pictures of finished jobs.", **made)
         self.webhooks = Counter("gesso_webhooks", "Tries to tell a webhook.", ["result"], **made)
         self._worked = {
             numbers.STEPS: Counter("gesso_worker_steps", "Sampling steps made, each of one picture.", **made),

@@ -4,10 +4,10 @@ A message from elsewhere goes out only where it is known to name nothing but wha
 the client is told the sentence of its code, and the log the rest.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from starlette.responses import Response
 
 from gesso.codes import ERRORS
@@ -108,8 +108,8 @@ def not_json(why: str) -> HttpError:
 
 
 def as_json(value: Any) -> bytes:
-    """JSON as all answers have it."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    """JSON as all answers have it; NaN, which JSON does not have, is null."""
+    return msgspec.json.encode(value)
 
 
 class JsonAnswer(Response):

@@ -1,15 +1,17 @@
 """From a body to a job that can be accepted: everything is checked before the queue hears of it."""
 
+import asyncio
 import hashlib
 import json
 import logging
 import math
 import re
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import func, select
@@ -17,7 +19,7 @@ from starlette.requests import Request
 
 from gesso.api.addresses import check_address
 from gesso.api.checking import Checked
-from gesso.api.context import MIN_FREE, Call, is_id
+from gesso.api.context import MIN_FREE, Call, Context, is_id
 from gesso.api.pictures import Digests
 from gesso.api.problems import HttpError
 from gesso.api.schemas import MAX_ROLES, FrontBody, JobBody, WebhookBody, seconds_of
@@ -28,11 +30,13 @@ from gesso.request.checks import as_json, nearest
 from gesso.request.request import DRAWN_SEED_BITS
 from gesso.serving.jobs import Job, JobStatus, NewJob, Work
 from gesso.serving.tables import jobs
-from gesso.serving.tracing import trace_id
+from gesso.serving.tracing import Span, trace_id
 
 log = logging.getLogger(__name__)
 
 FULL_SECONDS = 0.05  # for which a queue that was full is taken to be so
+SUBMITTERS = 2  # threads that accept single jobs ...
+MAX_TOGETHER = 32  # ... each so many at a time
 FIRST_GUESS = 5.0  # seconds of a job, before any was drawn
 MAX_METADATA = 16 * 1024  # bytes
 MAX_NAME = 255
@@ -198,38 +202,149 @@ def open_seed(owner: str, key: str | None) -> int | None:
 def submit(call: Call, new: list[NewJob]) -> list[tuple[Job, bool]]:
     """Accept jobs, all or none. Raises HttpError."""
     context, limit = call.context, call.identity.max_queue
-    if all(one.idempotency_key is None for one in new):
-        check_full(call)
     with context.submitting if limit is not None else nullcontext():
-        more = len(new) - _num_known(call, new)  # a repeat of what was accepted is answered, whatever is full by now
-        if more and context.free_bytes() < MIN_FREE:
-            raise HttpError(507, "disk_full", "the disk of the server is nearly full, so no job is accepted")
+        more = _check_space(call, new)
         if more and limit is not None:
             queued = context.store.counts(call.identity.id).get(JobStatus.QUEUED, 0)
             if queued + more > limit:
                 raise key_is_full(call, queued, more)
-        origin = call.origin
-        with context.tracing.span(
-            "accept jobs", parent=origin.get("traceparent"), kind="producer", request_id=origin["request_id"]
-        ) as span:
-            if span.traceparent is not None:
-                origin["traceparent"] = span.traceparent
+        (answer,) = _accepted([(call, new)])
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _check_space(call: Call, new: list[NewJob]) -> int:
+    """How many of these were not accepted before: a repeat is answered, whatever is full by now. Raises HttpError."""
+    if all(one.idempotency_key is None for one in new):
+        check_full(call)
+    more = len(new) - _num_known(call, new)
+    if more and call.context.free_bytes() < MIN_FREE:
+        raise HttpError(507, "disk_full", "the disk of the server is nearly full, so no job is accepted")
+    return more
+
+
+def _accepted(wishes: Sequence[tuple[Call, list[NewJob]]]) -> list[list[tuple[Job, bool]] | Exception]:
+    """Accept the jobs of several requests in one transaction, those of each all or none."""
+    context = wishes[0][0].context
+    origins, spans = [call.origin for call, _ in wishes], list[Span]()
+    for origin in origins:
+        parent, request = origin.get("traceparent"), origin["request_id"]
+        span = context.tracing.start("accept jobs", parent=parent, kind="producer", request_id=request)
+        if span.traceparent is not None:
+            origin["traceparent"] = span.traceparent
+        spans.append(span)
+    try:
+        answers = context.store.submit_each(
+            [[replace(one, origin=origin) for one in new] for (_, new), origin in zip(wishes, origins, strict=True)]
+        )
+    except Exception as error:  # of the database
+        answers = [error] * len(wishes)
+    told: list[list[tuple[Job, bool]] | Exception] = []
+    for (call, _), origin, span, answer in zip(wishes, origins, spans, answers, strict=True):
+        if isinstance(answer, Exception):
+            span.end(getattr(answer, "code", type(answer).__name__))
+            told.append(_refusal(call, answer))
+            continue
+        span.set(jobs=len(answer), job=answer[0][0].id if len(answer) == 1 else None)
+        span.end()
+        for job, is_new in answer:
+            if is_new:
+                context.metrics.accepted.labels(job.work.model).inc()
+                words: dict[str, Any] = {"request_id": origin["request_id"], "job": job.id, "key": job.owner}
+                words["trace"] = trace_id(origin.get("traceparent"))
+                log.info("job accepted", extra=words)
+        told.append(answer)
+    return told
+
+
+def _refusal(call: Call, error: Exception) -> Exception:
+    """What the client is told of an error of the queue. One that is full is remembered for a moment."""
+    if not isinstance(error, GessoError):
+        return error
+    refusal = refused(error)
+    if refusal.code == "queue_full":
+        owner = call.new_owner if error.data.get("is_own") else None
+        call.context.full[owner] = time.monotonic() + FULL_SECONDS, refusal
+    return refusal
+
+
+class Submitter:
+    """Has single jobs of several requests checked by one thread and accepted in one transaction.
+
+    While the disk keeps what one thread has accepted, another takes what has come meanwhile. A thread for each request
+    would wait more for its turn than it works.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._lock, self._busy = Lock(), 0
+        self._waiting: list[_Wish] = []
+
+    async def submit(self, call: Call, body: JobBody) -> tuple[Job, bool]:
+        """Check a job and accept it. -> the job, and whether it is new. Raises HttpError."""
+        if body.assets or call.identity.max_queue is not None:  # pictures are decoded, or the key's jobs counted
+            return await call.writing(_submitted, call, body)
+        loop = asyncio.get_running_loop()
+        wish = _Wish(call, body, loop.create_future())
+        with self._lock:
+            self._waiting.append(wish)
+            starts = self._busy < SUBMITTERS
+            self._busy += starts
+        if starts:
+            loop.run_in_executor(self.context.writers, self._work, loop)
+        return await wish.answer
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Until nothing waits."""
+        while True:
+            with self._lock:
+                now, self._waiting = self._waiting[:MAX_TOGETHER], self._waiting[MAX_TOGETHER:]
+                if not now:
+                    self._busy -= 1
+                    return
+            answers = self._carry_out(now)
+            with suppress(RuntimeError):  # the server has ended
+                loop.call_soon_threadsafe(_answer, now, answers)
+
+    def _carry_out(self, wishes: "Sequence[_Wish]") -> list[tuple[Job, bool] | Exception]:
+        answers: dict[int, tuple[Job, bool] | Exception] = {}
+        good: list[tuple[int, Call, list[NewJob]]] = []
+        for number, wish in enumerate(wishes):
             try:
-                answers = context.store.submit_all([replace(one, origin=origin) for one in new])
-            except GessoError as error:
-                refusal = refused(error)
-                if refusal.code == "queue_full":
-                    owner = call.new_owner if error.data.get("is_own") else None
-                    context.full[owner] = time.monotonic() + FULL_SECONDS, refusal
-                raise refusal from None
-            span.set(jobs=len(answers), job=answers[0][0].id if len(answers) == 1 else None)
-    for job, is_new in answers:
-        if is_new:
-            context.metrics.accepted.labels(job.work.model).inc()
-            words: dict[str, Any] = {"request_id": origin["request_id"], "job": job.id, "key": job.owner}
-            words["trace"] = trace_id(origin.get("traceparent"))
-            log.info("job accepted", extra=words)
-    return answers
+                new = [new_job(wish.call, wish.body, key=idempotency_key(wish.call.request))]
+                _check_space(wish.call, new)
+                good.append((number, wish.call, new))
+            except Exception as error:
+                answers[number] = error
+        if good:
+            told = _accepted([(call, new) for _, call, new in good])
+            for (number, _, _), answer in zip(good, told, strict=True):
+                answers[number] = answer if isinstance(answer, Exception) else answer[0]
+        return [answers[number] for number in range(len(wishes))]
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """A request for a job that waits for its turn."""
+
+    call: Call
+    body: JobBody
+    answer: "asyncio.Future[tuple[Job, bool]]"
+
+
+def _answer(wishes: Sequence[_Wish], answers: Sequence[tuple[Job, bool] | Exception]) -> None:
+    for wish, answer in zip(wishes, answers, strict=True):
+        if wish.answer.done():  # nobody waits any more
+            continue
+        if isinstance(answer, Exception):
+            wish.answer.set_exception(answer)
+        else:
+            wish.answer.set_result(answer)
+
+
+def _submitted(call: Call, body: JobBody) -> tuple[Job, bool]:
+    return submit(call, [new_job(call, body, key=idempotency_key(call.request))])[0]
 
 
 def check_full(call: Call) -> None:

@@ -1,17 +1,14 @@
 """`gesso serve`: the HTTP API, its queue and its workers, in one command."""
 
 import inspect
-import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from gesso.errors import GessoError, in_words
 from gesso.extras import install_command
-from gesso.serving.logs import LogLines
+from gesso.serving.logs import logged
 from gesso.serving.settings import Row, Settings, read_settings, setting_rows, shown
 from gesso.terminal.json_lines import JsonOption, json_line
 from gesso.terminal.settings import user_file
@@ -58,7 +55,7 @@ def _run(settings: Settings) -> None:
             f"Install them with: {install_command('serve')}",
             code="missing_extra",
         ) from None
-    with _logged(settings.values.log_format == "json"):
+    with logged(settings.values.log_format == "json"):
         serve(settings.values, lambda address: _announce(address, settings.values.browser))
 
 
@@ -148,25 +145,3 @@ def command(*args: Any, **kwargs: Any) -> None:
 command.__doc__ = _serve.__doc__
 command.__signature__ = _signature()  # type: ignore[attr-defined]
 command.__annotations__ = {name: one.annotation for name, one in _signature().parameters.items()}
-
-
-# ---- the log ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _logged(as_json: bool) -> Iterator[None]:
-    """Within the block, the server's log goes to stderr, a line for each request."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(LogLines(as_json))
-    loggers = [logging.getLogger(name) for name in ("gesso", "uvicorn", "opentelemetry")]
-    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    levels = (min(logging.INFO, loggers[0].level or logging.INFO), logging.WARNING, logging.WARNING)
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)
-    try:
-        yield
-    finally:
-        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
-            logger.handlers, logger.propagate = handlers, propagate
-            logger.setLevel(level)

@@ -52,6 +52,8 @@ def infotext(recipe: Recipe) -> str:
         pairs.append(_pair("first_index", request.first_index))
     pairs += _if(request.eta != 0, "eta", request.eta)
     pairs += _if(request.guidance_rescale != 0, "guidance_rescale", request.guidance_rescale)
+    pairs += _if(request.guidance_until is not None, "guidance_until", request.guidance_until)
+    pairs += _if(request.deep_cache is not None, "deep_cache", request.deep_cache)
     pairs += _if(request.tiling is not None, "tiling", request.tiling)
     pairs += _conventions(recipe)
     pairs += _second_pass(request)

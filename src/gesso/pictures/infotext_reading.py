@@ -30,8 +30,7 @@ class Infotext:
 
 def read_infotext(text: str) -> Infotext:
     """Prompt, negative prompt and pairs of a text. Any text is one: without pairs it is all prompt."""
-    lines, templates = _without_templates(text.strip().split("\n"))
-    pairs = dict(read_pairs(lines[-1]))
+    lines, templates, pairs = _without_templates(text.strip().split("\n"))
     if len(pairs) < MIN_PAIRS:
         pairs = {}
     else:
@@ -57,22 +56,23 @@ def _mark_in_other_case(lines: list[str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _without_templates(lines: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The lines, and the templates that the Dynamic Prompts extension writes below the last one.
+def _without_templates(lines: list[str]) -> tuple[list[str], dict[str, str], dict[str, str]]:
+    """The lines, the templates that the Dynamic Prompts extension writes below the last one, and the pairs on that.
 
     The prompts above are those that were drawn.
     """
-    if len(dict(read_pairs(lines[-1]))) >= MIN_PAIRS and not lines[-1].startswith(TEMPLATES):
-        return lines, {}
+    pairs = dict(read_pairs(lines[-1]))
+    if len(pairs) >= MIN_PAIRS and not lines[-1].startswith(TEMPLATES):
+        return lines, {}, pairs
     starts = [at for at, line in enumerate(lines) if at and line.startswith(TEMPLATES)]
     first = next((at for at in starts if len(dict(read_pairs(lines[at - 1]))) >= MIN_PAIRS), None)
     if first is None:
-        return lines, {}
+        return lines, {}, pairs
     templates: dict[str, str] = {}
     for at, end in itertools.pairwise([*(at for at in starts if at >= first), len(lines)]):
         key, _, value = "\n".join(lines[at:end]).partition(":")
         templates.setdefault(key, value.strip())
-    return lines[:first], templates
+    return lines[:first], templates, dict(read_pairs(lines[first - 1]))
 
 
 def read_pairs(line: str) -> Iterator[tuple[str, str]]:

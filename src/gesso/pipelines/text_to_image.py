@@ -98,6 +98,7 @@ class TextToImage:
         if finder is not None and not (hasattr(finder, "find") and hasattr(finder, "names")):
             raise refused("finder", finder, "what finds files, such as gesso.NamedFiles or gesso.LibraryFinder")
         self.finder = finder if finder is not None else embedded_files()
+        self._resolved: tuple[TextToImageRequest, ResolvedRequest] | None = None  # the last one
 
     def resolve(
         self,
@@ -111,6 +112,9 @@ class TextToImage:
         image and mask are the source picture and mask of the request. Their hashes are filled in if it names none; if
         it names others, RequestError is raised.
         """
+        asked, last = request, self._resolved
+        if image is None and mask is None and last is not None and last[0] is asked:  # as when it is drawn afterwards
+            return last[1]
         image = None if image is None else as_picture(image, "image")
         mask = None if mask is None else as_mask(mask, "mask")
         request = with_canonical_names(_request(request))
@@ -118,9 +122,12 @@ class TextToImage:
         request = _with_digest(request, "mask", mask_digest(mask) if mask is not None else None)
         request = with_size(request, self.model.family, image)
         resolved = resolve(request, defaults_for(request, self.model.family, has_refiner=self.refiner is not None))
-        if isinstance(request, ResolvedRequest):  # that of a recipe, which says what was done
-            return resolved
-        return as_diffusers_guides(resolved, self.model.family)
+        if not isinstance(request, ResolvedRequest):  # that of a recipe says what was done
+            resolved = as_diffusers_guides(resolved, self.model.family)
+        is_decided = request.seed == resolved.seed and request.variation.seed == resolved.variation.seed
+        if is_decided and image is None and mask is None and isinstance(asked, TextToImageRequest):
+            self._resolved = asked, resolved
+        return resolved
 
     def __call__(
         self,

@@ -106,7 +106,7 @@ def check_text(field: str, value: str) -> None:
     """Text without NUL and half characters. Raises RequestError."""
     if "\0" in value:
         raise RequestError(field, f"{field} contains a NUL character; remove it")
-    if any(unicodedata.category(char) == "Cs" for char in value):
+    if not value.isascii() and any(unicodedata.category(char) == "Cs" for char in value):
         raise RequestError(field, f"{field} is not valid Unicode text (a broken UTF-8 byte or a lone surrogate)")
 
 

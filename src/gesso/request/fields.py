@@ -324,26 +324,46 @@ def validate(one: Any, declared: type, prefix: str = "") -> None:
     declared: the class whose types count; bounds and rules are those of the class that declares the field. Raises
     RequestError.
     """
-    table = rows(declared)
-    before = {key: getattr(one, key) for key in table}
-    values = {key: _as_object(value, table[key].part) for key, value in before.items()}
-    for key, value in check(declared, values, prefix=prefix).items():
-        about, random = table[key].field, OR_RANDOM if table[key].field.minus_one else ""
-        if value is not None and about.high is not None and about.high > _INT64 and value > about.high:
+    names, parts, checked = _plan(declared)
+    before = {key: getattr(one, key) for key in names}
+    values = before | {key: _as_object(before[key], part) for key, part in parts}
+    after = check(declared, values, prefix=prefix)
+    for key, high, about in checked:
+        value = after[key]
+        if value is None:
+            continue
+        if high is not None and value > high:
+            random = OR_RANDOM if about.minus_one else ""
             raise RequestError(
                 f"{prefix}{key}",
-                f"{prefix}{key} is {short(value)}, expected {about.low} to {about.high}{random}",
-                data=range_data(value, about.low, about.high),
+                f"{prefix}{key} is {short(value)}, expected {about.low} to {high}{random}",
+                data=range_data(value, about.low, high),
             )
-        if value is not None and about.rule is not None:
+        if about.rule is not None:
             about.rule(f"{prefix}{key}", value)
+    for key, value in after.items():
         if value is not before[key]:
             object.__setattr__(one, key, value)
 
 
+@cache
+def _plan(declared: type) -> tuple[tuple[str, ...], tuple[tuple[str, type], ...], tuple[tuple[str, Any, Field], ...]]:
+    """The names of a class's fields, those that hold parts, and those of which more is checked than msgspec can: a
+    bound beyond 64 bits, or a rule."""
+    table, checked = rows(declared), list[tuple[str, Any, Field]]()
+    for key, row in table.items():
+        high = row.field.high if row.field.high is not None and row.field.high > _INT64 else None
+        if high is not None or row.field.rule is not None:
+            checked.append((key, high, row.field))
+    parts = tuple((key, row.part) for key, row in table.items() if row.part is not None)
+    return tuple(table), parts, tuple(checked)
+
+
 def _as_object(value: Any, part: type | None) -> Any:
     """A part that is a resolved one, where an open one is declared, or the other way round, by its values."""
-    if part is None or not is_dataclass(value) or isinstance(value, type) or type(value) is part:
+    if value is None or part is None or type(value) in (part, dict, tuple, list):
+        return value
+    if not is_dataclass(value) or isinstance(value, type):
         return value
     related = issubclass(part, type(value)) or issubclass(type(value), part)
     return {one.name: getattr(value, one.name) for one in fields(value)} if related else value

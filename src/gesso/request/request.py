@@ -9,6 +9,7 @@ so that a request stays a few lines of JSON. Each field is declared once, here o
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -201,6 +202,35 @@ class TextToImageRequest:
             invokeai="cfg_rescale_multiplier",
             novelai="cfg_rescale",
             infotext="CFG rescale",
+        ),
+    ] = None
+    guidance_until: Annotated[
+        float | None,
+        real(
+            0.0,
+            1.0,
+            label="Guidance until",
+            group="Size and sampling",
+            help="Guide in the first share of the steps alone, 0 to 1: a step without guidance takes half the time.",
+            unit="share",
+            open="to the end",
+            optional=True,
+            options=("guidance-until",),
+            infotext="Guidance until",
+        ),
+    ] = None
+    deep_cache: Annotated[
+        int | None,
+        whole(
+            2,
+            10,
+            label="Keep deep features",
+            group="Size and sampling",
+            help="Compute the UNet's deep levels in every N-th call alone, 2 to 10 (DeepCache): faster, less exact.",
+            open="every call",
+            optional=True,
+            options=("deep-cache",),
+            infotext="Deep cache",
         ),
     ] = None
     sampler: Annotated[
@@ -583,22 +613,34 @@ def flat(request: TextToImageRequest) -> dict[str, Any]:
     for key in FIELDS:
         value = getattr(request, key)
         if key in GROUPS:
-            values |= {f"{key}.{one.name}": getattr(value, one.name) for one in fields(value)}
+            values |= {path: getattr(value, name) for name, path in _paths(key, type(value))}  # type: ignore[arg-type]
         else:
             values[key] = value
     return values
+
+
+@cache
+def _paths(group: str, kind: Any) -> tuple[tuple[str, str], ...]:
+    """The fields of a group, with their paths."""
+    return tuple((one.name, f"{group}.{one.name}") for one in fields(kind))
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values by their paths as arguments of a request: the inverse of `flat`."""
     groups: dict[str, Any] = {}
     for path, value in values.items():
-        group, dot, key = path.partition(".")
-        if dot:
+        group, key = _split(path)
+        if key:
             groups.setdefault(group, {})[key] = value
         else:
             groups[group] = value
     return groups
+
+
+@cache
+def _split(path: str) -> tuple[str, str]:
+    group, _, key = path.partition(".")
+    return group, key
 
 
 def with_values(request: R, values: Mapping[str, Any]) -> R:

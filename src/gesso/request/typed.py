@@ -11,7 +11,7 @@ objects, turns whole numbers into floats where a float is declared, and nothing 
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, KeysView, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from inspect import get_annotations
@@ -83,7 +83,9 @@ def check(cls: type, values: Mapping[str, Any], *, prefix: str = "") -> dict[str
     RequestError, whose field is the path of the value that cannot be: "num_steps", "loras[0].weight".
     """
     for name, kind in _with_parts(cls):
-        _check_names(kind, values[name], f"{prefix}{name}")
+        value = values[name]
+        if isinstance(value, dict) or (value and isinstance(value, list | tuple)):
+            _check_names(kind, value, f"{prefix}{name}")
     try:
         return dict(msgspec.convert(values, _wire(cls), strict=True))
     except msgspec.ValidationError as error:
@@ -112,18 +114,30 @@ def _check_names(kind: Any, value: object, path: str, *, exact: bool = False) ->
             if not isinstance(one, dict):
                 continue
             where = f"{path}[{number}]" if many else path
-            known = {field.name: field for field in fields(part)}
-            if unknown := sorted(map(str, one.keys() - known.keys())):
+            known, required = _names(part)
+            if one.keys() <= known and (one.keys() >= (known if exact else required)):
+                pass
+            elif unknown := sorted(map(str, one.keys() - known)):
                 raise RequestError(
                     f"{where}.{unknown[0][:64]}",
                     f"{where}: unknown field {short(unknown[0])}{nearest(unknown[0], known)}",
                     data=unknown_data(unknown[0], known),
                 )
-            for name, field in known.items():
-                if name not in one and (exact or (field.default is MISSING and field.default_factory is MISSING)):
-                    raise RequestError(f"{where}.{name}", f"{where}: field {name!r} is missing")
+            else:
+                name = next(name for name in (known if exact else required) if name not in one)
+                raise RequestError(f"{where}.{name}", f"{where}: field {name!r} is missing")
             for name, inner in _with_parts(part):
                 _check_names(inner, one.get(name), f"{where}.{name}", exact=exact)
+
+
+@cache
+def _names(part: type) -> tuple[KeysView[str], KeysView[str]]:
+    """The fields of a dataclass in their order, and those of them that have no default."""
+    known = {field.name: field for field in fields(part)}
+    required = {
+        name: field for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING
+    }
+    return known.keys(), required.keys()
 
 
 @cache

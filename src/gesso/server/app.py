@@ -32,6 +32,7 @@ from gesso.api.health import router as health_router
 from gesso.api.openapi import document
 from gesso.api.operations import Media, OwnRoute, Routes, operation
 from gesso.api.problems import HttpError, JsonAnswer
+from gesso.api.submitting import Submitter
 from gesso.errors import GessoError, short
 from gesso.request.checks import as_json as shown
 from gesso.server.page import routes as page
@@ -54,6 +55,7 @@ def create_app(context: Context) -> Guard:
     app = bare_app(None if context.settings.public_metrics else "admin")
     app.state.context = context
     hub = app.state.hub = events.Hub(context)
+    app.state.submitter = Submitter(context)
     context.store.on_write.append(hub.notice)
     if context.supervisor is not None:  # and its workers, who are told of what is written here, and tell what they do
         context.store.on_write.append(context.supervisor.wake)

@@ -1,6 +1,8 @@
 """A server from its settings to its end: the queue, the workers, the application, the sockets."""
 
+import ctypes
 import errno
+import gc
 import logging
 import shutil
 import signal
@@ -35,6 +37,7 @@ from gesso.serving.tracing import open_tracing
 from gesso.studio.home import library_folder
 from gesso.surfaces.comfy.sockets import MAX_MESSAGE, SocketProtocol, with_sockets
 
+M_ARENA_MAX = -8  # of malloc.h
 GRACE = 5  # seconds for answers that are on their way when the server stops
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ def serve(settings: ServeSettings, on_ready: Callable[[str], None]) -> None:
     on_ready  told the address when the server answers there
     Raises GessoError for an address that cannot be had, and for one beyond this machine where there is no key.
     """
+    share_arenas()
     with open_context(settings) as context:
         check_exposure(context)
         listening = listen(settings)
@@ -63,11 +67,29 @@ def serve(settings: ServeSettings, on_ready: Callable[[str], None]) -> None:
                 stack.callback(supervisor.stop)
 
             def ready() -> None:
+                settle()
                 on_ready(address_of(settings, listening))
                 if supervisor is not None:  # after that: a worker that starts takes all that a processor has
                     supervisor.start()
 
             make_server(context, ready).run(sockets=[listening])
+
+
+def share_arenas() -> None:
+    """Let all threads have their memory from two arenas.
+
+    glibc makes one for each thread, up to eight a core, and each keeps what was freed in it: the more threads have
+    worked, the larger a server is that holds nothing more. Other libraries know nothing of this.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
+
+
+def settle() -> None:
+    """Take all that is there by now, modules above all, for what stays: to look for garbage among it, as Python does
+    now and then, takes some tenths of a second in which nobody is answered."""
+    gc.collect()
+    gc.freeze()
 
 
 def make_server(context: Context, on_ready: Callable[[], None]) -> uvicorn.Server:

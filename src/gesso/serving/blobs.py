@@ -16,13 +16,14 @@ from itertools import islice
 from pathlib import Path
 
 from gesso.errors import GessoError
-from gesso.files import atomic_file, sync_folder
+from gesso.files import hidden_name, sync_folder
 
 GRACE_SECONDS = 3600.0  # for the row of a blob to be written
 _SWEEP_SECONDS = 60.0  # more than a blob is ever moved aside
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _ASIDE = ".swept.part"
+_REMEMBERED = 1024  # files
 _AT_ONCE = 500  # digests that `sweep` asks about together
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class BlobStore:
 
     def __init__(self, root: Path) -> None:
         self.root, self.address = root, str(root)
+        self._kept: dict[str, tuple[int, int]] = {}  # names of files that are on the disk for sure -> their marks
         try:
             self._make(root)
         except OSError as error:
@@ -50,13 +52,10 @@ class BlobStore:
         digest = hashlib.sha256(data).hexdigest()
         path = self._place(digest)
         try:
-            with suppress(FileNotFoundError):
-                os.utime(path)  # tells `sweep` that it is wanted once more
-                if path.read_bytes() == data:  # and not what a broken disk has made of it
-                    return digest
+            if self._is_there(path, data):
+                return digest
             self._make(path.parent)  # one of 256, so that it is nearly always there: a new folder waits for the disk
-            with atomic_file(path) as handle:
-                handle.write(data)
+            self._write(path, data)
         except OSError as error:
             if error.errno in _FULL:
                 raise GessoError(
@@ -65,6 +64,54 @@ class BlobStore:
                 ) from None
             raise _unwritable(self.root, error) from None
         return digest
+
+    def _is_there(self, path: Path, data: bytes) -> bool:
+        """Whether a blob is on the disk already, and not what a broken disk has made of it."""
+        try:
+            with open(path, "rb") as handle:
+                before = _mark(handle.fileno())
+                os.utime(path)  # tells `sweep` that it is wanted once more
+                if handle.read() != data:
+                    return False
+                if self._kept.get(path.name) != before:  # perhaps somebody else has just begun to write it
+                    os.fsync(handle.fileno())
+                    sync_folder(path.parent)
+                self._remember(path.name, _mark(handle.fileno()))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """A new blob. Both are on the disk when this returns: its bytes, and its name.
+
+        Unlike other files it has its name before its bytes are kept, so that one wait serves both. What a power failure
+        leaves then, a name without all of its bytes, is named by no row, and is written again by whoever has the bytes.
+        """
+        hidden = hidden_name(path)
+        try:
+            with open(hidden, "xb", buffering=0) as handle:
+                left = memoryview(data)
+                while left:
+                    left = left[handle.write(left) :]
+                os.replace(hidden, path)
+                try:
+                    os.fsync(handle.fileno())
+                except OSError:
+                    path.unlink(missing_ok=True)
+                    raise
+                mark = _mark(handle.fileno())
+            sync_folder(path.parent)
+        finally:
+            with suppress(OSError):
+                hidden.unlink(missing_ok=True)
+        self._remember(path.name, mark)
+
+    def _remember(self, name: str, mark: tuple[int, int]) -> None:
+        """That this file is on the disk."""
+        self._kept[name] = mark
+        if len(self._kept) > _REMEMBERED:
+            with suppress(KeyError, StopIteration, RuntimeError):  # another thread was faster
+                del self._kept[next(iter(self._kept))]
 
     def path(self, digest: str) -> Path:
         """The file of a blob, for reading it in parts. Raises GessoError (code missing) where it is not there."""
@@ -179,6 +226,12 @@ class BlobStore:
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             sync_folder(folder.parent)
+
+
+def _mark(descriptor: int) -> tuple[int, int]:
+    """What a file is known by until somebody else writes or wants it."""
+    found = os.fstat(descriptor)
+    return found.st_ino, found.st_mtime_ns
 
 
 def _modified(path: Path) -> float:

@@ -6,7 +6,6 @@ one that died draws the same pictures, and goes on after those that are finished
 
 import hashlib
 import io
-import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 from PIL import Image
 
 from gesso.errors import GessoError, short
@@ -79,8 +79,26 @@ class Part:
     span: Span = field(default_factory=lambda: Span(None))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """A finished picture that is not stored yet.
+
+    index  in the job
+    data   the bytes of its file
+    size   width and height in pixels
+    """
+
+    index: int
+    data: bytes
+    content_type: str
+    size: tuple[int, int]
+    seed: int
+    recipe: dict[str, Any]
+    notices: tuple[Notice, ...] = ()
+
+
 class Drawing:
-    """A job that a worker draws. Its methods are called by the thread that draws, but for `stop`.
+    """A job that a worker draws. Its methods are called by the thread that draws, but for `stop` and `stored`.
 
     lease          of the job
     active         the pictures that are being drawn
@@ -182,7 +200,11 @@ class Drawing:
             image = image.convert("RGB")
         image.save(buffer, kind, **({} if kind == "PNG" else {"quality": self._quality}))
         recipe = {"upscaler": work.model, "width": image.width, "height": image.height, "source": path.name}
-        self.add(0, buffer.getvalue(), content_type, image, seed=0, recipe=recipe)
+        self._count(image, ())
+        encoded = Encoded(
+            index=0, data=buffer.getvalue(), content_type=content_type, size=image.size, seed=0, recipe=recipe
+        )
+        self.keep(self.stored(encoded))
 
     def next_part(self) -> Part | None:
         """Begin another picture of the job; None: all are begun. Raises GessoError."""
@@ -330,8 +352,8 @@ class Drawing:
 
     # ---- what came out -----------------------------------------------------------------------------------------------
 
-    def keep(self, part: Part) -> None:
-        """Store the bytes of a finished picture. Raises what ended its run, and GessoError."""
+    def encoded(self, part: Part) -> "Encoded":
+        """A finished picture as the bytes of its file. Raises what ended its run, and GessoError."""
         self.active.remove(part)
         try:
             picture = part.run.result().with_notices(part.notices)
@@ -343,43 +365,37 @@ class Drawing:
             if (value := self._new_notice(notice)) is not None:
                 self._notices.append(value)
         kind, content_type = self._format()
-        self.add(
-            part.index,
-            picture.encode(kind, self._quality),
-            content_type,
-            picture.image,
+        self._count(picture.image, picture.notices)
+        return Encoded(
+            index=part.index,
+            data=picture.encode(kind, self._quality),
+            content_type=content_type,
+            size=picture.image.size,
             seed=picture.seed,
-            recipe=json.loads(picture.recipe.to_json()),
+            recipe=msgspec.json.decode(picture.recipe.to_json()),
             notices=picture.notices,
         )
 
-    def add(
-        self,
-        index: int,
-        data: bytes,
-        content_type: str,
-        image: Image.Image,
-        *,
-        seed: int,
-        recipe: dict[str, Any],
-        notices: tuple[Notice, ...] = (),
-    ) -> None:
-        """Store the bytes of a finished picture; what is said of it comes with `told`."""
-        self._count(image, notices)
-        with self.tracing.span("store picture", parent=self.span.traceparent, picture=index, nbytes=len(data)):
-            digest = self._stored(data)
-        output = Output(
-            id=f"{self.job.id}-{index}",
-            index=index,
-            content_type=content_type,
-            nbytes=len(data),
-            width=image.width,
-            height=image.height,
+    def stored(self, picture: "Encoded") -> Output:
+        """Store the bytes of a finished picture. By any thread, several at a time. Raises GessoError."""
+        nbytes = len(picture.data)
+        with self.tracing.span("store picture", parent=self.span.traceparent, picture=picture.index, nbytes=nbytes):
+            digest = self._stored(picture.data)
+        return Output(
+            id=f"{self.job.id}-{picture.index}",
+            index=picture.index,
+            content_type=picture.content_type,
+            nbytes=nbytes,
+            width=picture.size[0],
+            height=picture.size[1],
             digest=digest,
-            seed=seed,
-            recipe=recipe,
-            notices=tuple(notice_value(notice) for notice in dict.fromkeys(notices)),
+            seed=picture.seed,
+            recipe=picture.recipe,
+            notices=tuple(notice_value(notice) for notice in dict.fromkeys(picture.notices)),
         )
+
+    def keep(self, output: Output) -> None:
+        """Have a picture that is stored told of; what is said of it comes with `told`."""
         self._outputs.append(output)
 
     def _stored(self, data: bytes) -> str:

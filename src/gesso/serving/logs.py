@@ -3,6 +3,9 @@
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 
 from gesso.errors import one_line
 
@@ -19,6 +22,38 @@ WORDS = (
 )  # what a record may have besides
 
 
+def know_no_threads() -> None:
+    """Leave out of records what no line of ours says: the place in the code, thread and process. To find that takes
+    longer than all the rest."""
+    logging._srcfile = None  # as the documentation of logging has it, "Optimization"
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
+@contextmanager
+def logged(as_json: bool) -> Iterator[None]:
+    """Within the block, the server's log goes to stderr, a line for each request."""
+    know_no_threads()
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogLines(as_json))
+    loggers = [logging.getLogger(name) for name in ("gesso", "uvicorn", "opentelemetry")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    levels = (min(logging.INFO, loggers[0].level or logging.INFO), logging.WARNING, logging.WARNING)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+
+
+@lru_cache(maxsize=4)
+def _second(at: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
+
+
 class LogLines(logging.Formatter):
     """One line a record, as text or as a JSON object; a traceback follows a line of text."""
 
@@ -27,7 +62,7 @@ class LogLines(logging.Formatter):
         self.as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
-        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z"
+        at = f"{_second(int(record.created))}.{int(record.msecs):03}Z"
         words = {name: getattr(record, name) for name in WORDS if getattr(record, name, None) is not None}
         message = one_line(record.getMessage())
         trace = self.formatException(record.exc_info) if record.exc_info else ""

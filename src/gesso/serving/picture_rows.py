@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, insert, update
+from sqlalchemy import Connection, Row, and_, bindparam, exists, insert, update
 
 from gesso.serving.jobs import Output
 from gesso.serving.tables import board_pictures, owners, pictures
@@ -24,10 +24,12 @@ SETTINGS = {
 }
 
 
+_CHANGED = update(owners).where(owners.c.owner == bindparam("this")).values(gallery=owners.c.gallery + 1)
+
+
 def mark_changed(connection: Connection, owner: str) -> None:
     """Count a change of an owner's pictures or boards, for those who watch."""
-    counted = update(owners).where(owners.c.owner == owner).values(gallery=owners.c.gallery + 1)
-    if connection.execute(counted).rowcount == 0:
+    if connection.execute(_CHANGED, {"this": owner}).rowcount == 0:
         connection.execute(insert(owners).values(owner=owner, served=0, gallery=1))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, exists, func, insert, select, update
 
 from gesso.errors import GessoError, short
 from gesso.serving.jobs import Job, JobEvent, JobStatus, Output, Upload, Work
@@ -120,16 +120,17 @@ def jobs_of(connection: Connection, rows: Sequence[Row[Any]]) -> list[Job]:
     return [job_of(row, drawn.get(row.id, ()), places.get(row.id)) for row in rows]
 
 
+_ALL_OUTPUTS = (
+    select(outputs).where(outputs.c.job.in_(bindparam("ids", expanding=True))).order_by(outputs.c.job, outputs.c.index)
+)
+_OUTPUTS = _ALL_OUTPUTS.where(~exists().where(pictures.c.output == outputs.c.id, pictures.c.deleted_at.is_not(None)))
+
+
 def outputs_of(connection: Connection, ids: Sequence[str], *, deleted: bool = True) -> dict[str, list[Output]]:
     """The pictures of jobs, by the jobs' ids; of one without any there is no list.  deleted: those too"""
     drawn: dict[str, list[Output]] = {}
     if ids:
-        statement = select(outputs).where(outputs.c.job.in_(ids)).order_by(outputs.c.job, outputs.c.index)
-        if not deleted:
-            statement = statement.where(
-                ~exists().where(pictures.c.output == outputs.c.id, pictures.c.deleted_at.is_not(None))
-            )
-        for row in connection.execute(statement):
+        for row in connection.execute(_ALL_OUTPUTS if deleted else _OUTPUTS, {"ids": list(ids)}):
             drawn.setdefault(row.job, []).append(output_of(row))
     return drawn
 
@@ -186,6 +187,19 @@ def upload_of(row: Row[Any]) -> Upload:
     return Upload(**row._mapping)
 
 
+# How many wait, by owner and priority, with the turn that the owner had last.
+_WAITING = (
+    select(
+        jobs.c.owner,
+        jobs.c.priority,
+        func.count(),
+        select(owners.c.served).where(owners.c.owner == jobs.c.owner).scalar_subquery(),
+    )
+    .where(QUEUED)
+    .group_by(jobs.c.owner, jobs.c.priority)
+)
+
+
 class QueueCounts:
     """How many jobs wait, by owner and priority, and when each owner was served.
 
@@ -193,12 +207,10 @@ class QueueCounts:
     """
 
     def __init__(self, connection: Connection, asked: Iterable[str] = ()) -> None:
-        served = select(owners.c.served).where(owners.c.owner == jobs.c.owner).scalar_subquery()
-        waiting = select(jobs.c.owner, jobs.c.priority, func.count(), served)
         self._counts: dict[str, dict[int, int]] = {}
         self._turns: dict[str, tuple[int, str]] = {}
         self.all = 0
-        for row in connection.execute(waiting.where(QUEUED).group_by(jobs.c.owner, jobs.c.priority)):
+        for row in connection.execute(_WAITING):
             self._counts.setdefault(row.owner, {})[row.priority] = row[2]
             self._turns[row.owner] = row[3] or 0, row.owner
             self.all += row[2]

@@ -14,7 +14,8 @@ when two workers died with it.
 import base64
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from itertools import chain, count, takewhile, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
@@ -158,6 +159,25 @@ class JobStore:
         self.database.sync()  # what was there before as well: perhaps it was committed a moment ago
         return accepted
 
+    def submit_each(self, wishes: Sequence[Sequence[NewJob]]) -> list[Accepted | Exception]:
+        """Accept jobs of several who ask at the same time, those of each all or none of them, in one transaction.
+
+        -> for each who asks what `submit_all` returns, or the GessoError that it raises
+        """
+        answers: list[Accepted | Exception | None] = [None] * len(wishes)
+        asked: dict[int, list[Asked]] = {}
+        for number, wish in enumerate(wishes):
+            try:
+                asked[number] = [Asked(self._ids.new(), one, checked(one)) for one in wish]
+            except GessoError as error:
+                answers[number] = error
+        if asked:
+            for number, answer in zip(asked, self._accept_together(list(asked.values())), strict=True):
+                answers[number] = answer
+        if any(isinstance(answer, list) for answer in answers):
+            self.database.sync()
+        return [answer for answer in answers if answer is not None]
+
     def _accept_together(self, wishes: Sequence[Sequence[Asked]]) -> list[Accepted | Exception]:
         """Those that several threads have asked for at the same time, in one transaction."""
         tries = count()
@@ -182,8 +202,7 @@ class JobStore:
         def work(connection: Connection) -> list[Job]:
             rows: list[Row[Any]] = []
             for start in range(0, len(ids), 500):
-                some = (jobs.c.id.in_(ids[start : start + 500]), jobs.c.status.in_(_FINAL))
-                rows += connection.execute(select(jobs).where(*some)).all()
+                rows += connection.execute(_FINAL_OF, {"ids": list(ids[start : start + 500])}).all()
             return jobs_of(connection, rows)
 
         return self._read(work)
@@ -443,8 +462,28 @@ class JobStore:
 
     def find_upload(self, owner: str, digest: str) -> Upload | None:
         """A picture that an owner has uploaded, by the SHA-256 of its bytes."""
-        statement = select(uploads).where(uploads.c.owner == owner, uploads.c.digest == digest).limit(1)
-        row = self._read(lambda connection: connection.execute(statement).one_or_none())
+        row = self._read(lambda connection: connection.execute(_same_upload(owner, digest)).one_or_none())
+        return None if row is None else upload_of(row)
+
+    def keep_upload(
+        self, owner: str, digest: str, keep_seconds: float | None, *, id: str | None = None
+    ) -> Upload | None:
+        """The same, which is kept for so long from now at least, as one that is new; None: for ever.
+
+        id  of several with the same bytes, this one
+        """
+        if self.find_upload(owner, digest) is None:
+            return None
+        until = None if keep_seconds is None else self._clock() + keep_seconds
+
+        def work(connection: Connection) -> Row[Any] | None:
+            row = connection.execute(_same_upload(owner, digest, id)).one_or_none()
+            if row is None or row.expires_at is None or (until is not None and row.expires_at >= until):
+                return row
+            kept = update(uploads).where(uploads.c.id == row.id).values(expires_at=until)
+            return connection.execute(kept.returning(uploads)).one_or_none()
+
+        row = self._write(work)
         return None if row is None else upload_of(row)
 
     def delete_upload(self, id: str, owner: str | None = None) -> None:
@@ -541,25 +580,12 @@ class JobStore:
         max_cost: float | None = None,
     ) -> Row[Any] | None:
         """The job whose turn it is."""
-        waits: list[Any] = [QUEUED]
-        if model is not None:
-            waits.append(jobs.c.model == model)
-        if max_cost is not None:
-            waits.append(jobs.c.cost <= max_cost)
-        any_of_theirs: Any = exists().where(jobs.c.owner == owners.c.owner, *waits)
-        if max_cost is not None:  # few have such jobs
-            any_of_theirs = owners.c.owner.in_(select(jobs.c.owner).where(*waits))
-        next_owner = (
-            select(owners.c.owner)
-            .where(~owners.c.paused, any_of_theirs)
-            .order_by(owners.c.served, owners.c.owner)
-            .limit(1)
-        )
-        owner = connection.scalars(next_owner).first()
+        turn = _turn(of_model=model is not None, of_cost=max_cost is not None)
+        given = {"model": model, "cost": max_cost}
+        owner = connection.scalars(turn.owner, given | {"most": 1}).first()
         if owner is None:
             return None
-        in_order = select(jobs).where(jobs.c.owner == owner, *waits).order_by(jobs.c.priority.desc(), jobs.c.seq)
-        rows = connection.execute(in_order.limit(WARM_CHOICE if warm else 1)).all()
+        rows = connection.execute(turn.line, given | {"this": owner, "most": WARM_CHOICE if warm else 1}).all()
         first = rows[0]
         if first.model in warm or self._clock() - first.created_at > WARM_PATIENCE:
             return first
@@ -569,23 +595,19 @@ class JobStore:
         self, connection: Connection, first: Row[Any], most: int, max_cost: float | None, now: float
     ) -> list[Row[Any]]:
         """Up to so many jobs for the same model that come after this one, as owners take turns."""
-        waits = [QUEUED, jobs.c.model == first.model]
-        if max_cost is not None:
-            waits.append(jobs.c.cost <= max_cost)
-        theirs = owners.c.owner.in_(select(jobs.c.owner).where(*waits).distinct())
-        others = select(owners.c.owner).where(theirs, ~owners.c.paused, owners.c.owner != first.owner)
-        turns = [*connection.scalars(others.order_by(owners.c.served, owners.c.owner).limit(most)), first.owner]
+        turn = _turn(of_model=True, of_cost=max_cost is not None)
+        given = {"model": first.model, "cost": max_cost}
+        owners_ = [one for one in connection.scalars(turn.owner, given | {"most": most + 1}) if one != first.owner]
         lines = []
-        for owner in turns:
-            in_order = select(jobs).where(jobs.c.owner == owner, *waits, jobs.c.id != first.id)
-            line = connection.execute(in_order.order_by(jobs.c.priority.desc(), jobs.c.seq).limit(most)).all()
-            lines.append([row for row in line if not _is_late(row, now)])
+        for owner in [*owners_[:most], first.owner]:
+            line = connection.execute(turn.line, given | {"this": owner, "most": most + 1}).all()
+            lines.append([row for row in line if row.id != first.id and not _is_late(row, now)][:most])
         found = [row for row in chain.from_iterable(zip_longest(*lines)) if row is not None]
         return list(takewhile(lambda row: not row.crashes, found))[:most]
 
     def _lease(self, connection: Connection, rows: Sequence[Row[Any]], worker: str, seconds: float) -> list[Lease]:
         now = self._clock()
-        last = connection.execute(select(func.coalesce(func.max(owners.c.served), 0))).scalar_one()
+        last = connection.execute(_LAST_TURN).scalar_one()
         turns = {row.owner: last + number for number, row in enumerate(rows, 1)}
         connection.execute(_SERVE, [{"this": owner, "turn": turn} for owner, turn in turns.items()])
         common = {"status": JobStatus.RUNNING, "started_at": now, "worker": worker, "progress": {}}
@@ -598,7 +620,7 @@ class JobStore:
         )
         data = {"status": JobStatus.RUNNING}
         connection.execute(
-            insert(events),
+            _TAKEN,
             [{"job": row.id, "number": row.last_event + 1, "type": "status", "at": now, "data": data} for row in rows],
         )
         drawn = outputs_of(connection, [row.id for row in rows if row.attempts])
@@ -641,11 +663,11 @@ class JobStore:
         statement = update(jobs).where(*counted).values(crashes=jobs.c.crashes - 1, lapsed_fence=None)
         self._write(lambda connection: connection.execute(statement))
 
-    def holds(self, lease: Lease) -> JobStatus | None:
-        """As `renew`, without renewing: cheap enough to ask many times a second."""
-        statement = select(jobs.c.status).where(*_held(lease))
-        status = self._read(lambda connection: connection.execute(statement).scalar_one_or_none())
-        return None if status is None else JobStatus(status)
+    def held_by(self, worker: str) -> dict[tuple[str, int], JobStatus]:
+        """What a worker holds: id of the job and fence of the lease -> RUNNING or CANCELING. Cheap enough to ask many
+        times a second."""
+        rows = self._read(lambda connection: connection.execute(_HELD_BY, {"this": worker}).all())
+        return {(row.id, row.fence): JobStatus(row.status) for row in rows}
 
     def progress(self, lease: Lease, state: Mapping[str, Any]) -> bool:
         """Say how far a job is. -> whether the lease holds, as all of these do; where it is lost nothing is written"""
@@ -913,6 +935,35 @@ class JobStore:
         self._write(lambda connection: connection.execute(update(jobs).where(jobs.c.id == job).values(values)))
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """Statements that look for the next job: owners whose turn it is, and the line of one of them."""
+
+    owner: Any
+    line: Any
+
+
+@cache
+def _turn(*, of_model: bool, of_cost: bool) -> _Turn:
+    """Those for any job, or for those of one model, or that cost no more. Put together once, which takes longer than to
+    carry them out."""
+    waits: list[Any] = [QUEUED]
+    if of_model:
+        waits.append(jobs.c.model == bindparam("model"))
+    if of_cost:
+        waits.append(jobs.c.cost <= bindparam("cost"))
+    any_of_theirs: Any = exists().where(jobs.c.owner == owners.c.owner, *waits)
+    if of_cost:  # few have such jobs
+        any_of_theirs = owners.c.owner.in_(select(jobs.c.owner).where(*waits))
+    turns = select(owners.c.owner).where(~owners.c.paused, any_of_theirs).order_by(owners.c.served, owners.c.owner)
+    line = select(jobs).where(jobs.c.owner == bindparam("this"), *waits).order_by(jobs.c.priority.desc(), jobs.c.seq)
+    return _Turn(turns.limit(bindparam("most")), line.limit(bindparam("most")))
+
+
+_FINAL_OF = select(jobs).where(jobs.c.id.in_(bindparam("ids", expanding=True)), jobs.c.status.in_(_FINAL))
+_LAST_TURN = select(func.coalesce(func.max(owners.c.served), 0))
+_TAKEN = insert(events)
+_HELD_BY = select(jobs.c.id, jobs.c.fence, jobs.c.status).where(jobs.c.worker == bindparam("this"), HELD)
 _SERVE = update(owners).where(owners.c.owner == bindparam("this")).values(served=bindparam("turn"))
 _TAKE = (
     update(jobs)
@@ -948,6 +999,11 @@ def _is_late(row: Row[Any], now: float) -> bool:
 
 def _held(lease: Lease) -> tuple[Any, ...]:
     return jobs.c.id == lease.job.id, jobs.c.fence == lease.fence, HELD
+
+
+def _same_upload(owner: str, digest: str, id: str | None = None) -> Any:
+    same = [uploads.c.owner == owner, uploads.c.digest == digest, *([] if id is None else [uploads.c.id == id])]
+    return select(uploads).where(*same).order_by(uploads.c.expires_at.desc().nulls_first(), uploads.c.id).limit(1)
 
 
 def _job_row(connection: Connection, id: str, owner: str | None) -> Row[Any]:

@@ -17,7 +17,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -31,9 +32,9 @@ from gesso.library import Library
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.runtime.batcher import Batcher
 from gesso.runtime.cancel import CancelledError
-from gesso.serving.drawing import AWAY, Drawing, Part, as_known
-from gesso.serving.jobs import JobStatus, Worker
-from gesso.serving.logs import LogLines
+from gesso.serving.drawing import AWAY, Drawing, Encoded, Part, as_known
+from gesso.serving.jobs import JobStatus, Output, Worker
+from gesso.serving.logs import LogLines, know_no_threads
 from gesso.serving.numbers import CALL_SECONDS, CALLS, LOAD_SECONDS, LOADS, Numbers, resident_bytes
 from gesso.serving.options import WorkerOptions
 from gesso.serving.storage import open_blobs
@@ -50,6 +51,7 @@ PATIENCE = 5.0  # that a job for another model waits at most before jobs of this
 FIRST_COME = 4  # one step in so many goes to the job that came first: it takes so many times its own time at most
 SHORT = 0.5  # a job is let in to pass others where it costs at most so much of what each of these still does
 STORAGE_SECONDS = 2.0  # between two looks whether the object storage is back
+MAX_STORING = 32  # pictures that are stored at a time
 LAST_SECONDS = 20.0  # beyond `stop_seconds`, before a worker that does not stop ends itself
 EXIT_WRONG = 2  # its options cannot be
 EXIT_BROKEN = 70  # the device does not work any more, or a step has no end
@@ -84,6 +86,7 @@ class WorkerLoop:
         self.store = JobStore(options.database, keep_seconds=options.keep_seconds, max_crashes=options.max_crashes)
         self.blobs = open_blobs(options.blobs, Path(options.copies or "copies"))
         self.studio = self._new_studio()
+        self._storing = ThreadPoolExecutor(MAX_STORING, "storing")
         self._pipelines: dict[str, TextToImage] = {}
         self._drawings: list[Drawing] = []
         self._started = time.time()
@@ -124,6 +127,7 @@ class WorkerLoop:
                     self._end(drawing, CancelledError())
             with suppress(GessoError):
                 self.store.worker_left(self.name)
+            self._storing.shutdown()
             self.store.close()
             self.tracing.close()
 
@@ -205,9 +209,29 @@ class WorkerLoop:
             self.numbers.add(CALLS, label=rows)
         self.numbers.add(CALL_SECONDS, now - begin)
         finished = [(drawing, part) for drawing, part in chosen if part.run in ended]
-        for drawing, part in finished:
-            self._guarded(drawing, partial(drawing.keep, part))
+        self._keep(finished)
         self._tell(list(dict.fromkeys(drawing for drawing, _ in finished)))
+
+    def _keep(self, finished: Sequence[tuple[Drawing, Part]]) -> None:
+        """Store finished pictures, side by side: the disk makes several stay in the time that it takes for one."""
+        encoded = list[tuple[Drawing, Encoded]]()
+
+        def encode(drawing: Drawing, part: Part) -> None:
+            encoded.append((drawing, drawing.encoded(part)))
+
+        for drawing, part in finished:
+            self._guarded(drawing, partial(encode, drawing, part))
+        if len(encoded) == 1:  # without asking another thread
+            ((drawing, picture),) = encoded
+            self._guarded(drawing, lambda: drawing.keep(drawing.stored(picture)))
+            return
+
+        def keep(drawing: Drawing, stored: Future[Output]) -> None:
+            drawing.keep(stored.result())
+
+        stored = [(drawing, self._storing.submit(drawing.stored, picture)) for drawing, picture in encoded]
+        for drawing, output in stored:
+            self._guarded(drawing, partial(keep, drawing, output))
 
     def _chosen(self) -> list[tuple[Drawing, Part]]:
         """The pictures that are drawn in the next step, at most so many as share a call."""
@@ -364,14 +388,17 @@ class WorkerLoop:
                 mark, before = self.store.changes(), mark
                 renews = now - renewed > self.options.lease_seconds / 4
                 renewed = now if renews else renewed
-                for drawing in list(self._drawings):
-                    self._look_after(drawing, renews=renews, asks=mark != before)
+                drawings = list(self._drawings)
+                held = self.store.held_by(self.name) if drawings and mark != before and not renews else None
+                for drawing in drawings:
+                    self._look_after(drawing, held, renews=renews)
                     self._report(drawing, now)
             except Exception as error:  # the database is away for a moment; leases and drawings go on
                 log.warning("worker %s: %s", self.name, error)
             self._check_hanging()
 
-    def _look_after(self, drawing: Drawing, *, renews: bool, asks: bool) -> None:
+    def _look_after(self, drawing: Drawing, held: Mapping[tuple[str, int], JobStatus] | None, *, renews: bool) -> None:
+        """Stop a job that is late, cancelled or lost.  held: what this worker holds; None: as before"""
         deadline = drawing.job.deadline
         if deadline is not None and time.time() >= deadline:
             drawing.stop("expired")
@@ -379,8 +406,8 @@ class WorkerLoop:
             drawing.stop("released")
         if renews:
             status = self.store.renew(drawing.lease, lease_seconds=self.options.lease_seconds)
-        elif asks:
-            status = self.store.holds(drawing.lease)
+        elif held is not None:
+            status = held.get((drawing.job.id, drawing.lease.fence))
         else:
             return
         if status == JobStatus.CANCELING:
@@ -478,6 +505,7 @@ def _ring(bell: int) -> None:
 def main() -> None:
     """Run by `python -m gesso.serving.worker NAME`."""
     options = WorkerOptions.from_json(sys.stdin.buffer.readline().decode())
+    know_no_threads()
     handler = logging.StreamHandler()
     handler.setFormatter(LogLines(options.json_log))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -10,7 +10,6 @@ import binascii
 import io
 import logging
 import os
-import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -19,7 +18,6 @@ from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from PIL import Image
-from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -32,14 +30,13 @@ from gesso.api.pictures import normalised
 from gesso.api.problems import HttpError, JsonAnswer
 from gesso.api.schemas import FrontBody
 from gesso.api.submitting import check, open_seed, submit
+from gesso.api.uploads import keep_bytes
 from gesso.errors import GessoError
 from gesso.serving.jobs import Job, JobEvent, JobStatus, NewJob, Upload, Work
 from gesso.serving.keys import Scope
-from gesso.serving.tables import uploads
 
 KEEP_INPUT = 3600.0  # seconds that a picture is kept which came with a request, unless a job draws from it
 HEARTBEAT = 15.0  # seconds
-SOON = 60.0  # seconds in which a job can be made of a picture
 LOOK = 0.25  # seconds between two looks whether the client is still there
 
 log = logging.getLogger(__name__)
@@ -201,26 +198,7 @@ def png(image: Image.Image) -> bytes:
 
 def keep(call: Call, image: Image.Image, name: str) -> Upload:
     """Keep a decoded picture as the caller's, for a job to draw from. Raises HttpError (413) where there is no room."""
-    context, owner, data = call.context, call.new_owner, png(image)
-    used = select(func.coalesce(func.sum(uploads.c.nbytes), 0)).where(uploads.c.owner == owner)
-    digest = context.blobs.put(data)
-    known = context.store.find_upload(owner, digest)
-    if known is not None and (known.expires_at is None or known.expires_at > time.time() + SOON):
-        return known
-    with context.store.database.reading() as connection:
-        total = int(connection.execute(used).scalar_one())
-    if total + len(data) > context.settings.max_assets:
-        detail = f"your uploads have {total} bytes, and at most {context.settings.max_assets} are kept; delete some"
-        raise HttpError(413, "too_large", detail, data={"high": context.settings.max_assets})
-    return context.store.add_upload(
-        owner,
-        digest,
-        nbytes=len(data),
-        width=image.width,
-        height=image.height,
-        name=name,
-        keep_seconds=KEEP_INPUT,
-    )
+    return keep_bytes(call, png(image), image.size, name, seconds=KEEP_INPUT)[0]
 
 
 # ---- jobs ------------------------------------------------------------------------------------------------------------

@@ -2525,6 +2525,18 @@ export interface components {
              */
             guidance_rescale?: number | null;
             /**
+             * Guidance until
+             * @description Guide in the first share of the steps alone, 0 to 1: a step without guidance takes half the time.
+             * @default null
+             */
+            guidance_until?: number | null;
+            /**
+             * Keep deep features
+             * @description Compute the UNet's deep levels in every N-th call alone, 2 to 10 (DeepCache): faster, less exact.
+             * @default null
+             */
+            deep_cache?: number | null;
+            /**
              * Sampler
              * @description Sampler: euler, euler_ancestral, ddim, dpmpp_2m, dpmpp_2m_sde, ..., or any name of A1111 or ComfyUI.
              * @default null

@@ -9,16 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from PIL import Image
-from sqlalchemy import func, select
+from sqlalchemy import select
 from starlette.responses import Response
 
 from gesso.api.context import Call
 from gesso.api.files import ENDINGS, picture_response
 from gesso.api.problems import HttpError, not_found
+from gesso.api.uploads import add_upload
 from gesso.errors import GessoError, short
 from gesso.serving.jobs import Output, Upload
 from gesso.serving.rows import upload_of
 from gesso.serving.tables import uploads
+from gesso.surfaces.surface import png
 
 KINDS = ("input", "temp", "output")
 ASSET = "asset:"  # before the id of an upload or a result, in place of a name
@@ -145,39 +147,18 @@ def find_picture(call: Call, text: str) -> Upload | None:
 def keep_named(call: Call, image: Image.Image, name: FileName, *, overwrite: bool) -> tuple[Upload, FileName]:
     """Keep a decoded picture under a name, or under another one where that is taken. Raises HttpError."""
     context, owner = call.context, call.new_owner
-    data = as_png(image)
+    data, seconds = png(image), context.settings.keep_uploads
     digest = context.blobs.put(data)
     stem, dot, ending = name.name.rpartition(".")
     for number in range(1, 1000):
         known = find_upload(call, name)
         if known is not None and known.digest == digest:
-            return known, name
+            return context.store.keep_upload(owner, digest, seconds, id=known.id) or known, name
         if known is None or overwrite:
             break
         name = FileName(f"{stem or ending} ({number}){dot}{ending if stem else ''}", name.subfolder, name.kind)
-    used = select(func.coalesce(func.sum(uploads.c.nbytes), 0)).where(uploads.c.owner == owner)
-    with context.store.database.reading() as connection:
-        total = int(connection.execute(used).scalar_one())
-    if total + len(data) > context.settings.max_assets:
-        detail = f"your uploads have {total} bytes, and at most {context.settings.max_assets} are kept; delete some"
-        raise HttpError(413, "too_large", detail, data={"high": context.settings.max_assets})
-    upload = context.store.add_upload(
-        owner,
-        digest,
-        nbytes=len(data),
-        width=image.width,
-        height=image.height,
-        name=str(name),
-        keep_seconds=context.settings.keep_uploads,
-    )
+    upload = add_upload(call, digest, len(data), image.size, str(name), seconds=seconds)
     return upload, name
-
-
-def as_png(image: Image.Image) -> bytes:
-    """A picture as PNG, without anything else."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=4)
-    return buffer.getvalue()
 
 
 def opened(call: Call, upload: Upload) -> Image.Image:

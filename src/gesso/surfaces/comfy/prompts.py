@@ -502,7 +502,7 @@ def _enlarged(
     """The job that follows; None where no such upscaler is there any more."""
     if step["upscaler"] not in (*PICTURE_UPSCALERS.values(), *files_of(context.checker).upscalers.values()):
         return None
-    known = context.store.find_upload(job.owner, output.digest)
+    known = context.store.keep_upload(job.owner, output.digest, KEEP_INPUT)
     if known is None:
         known = context.store.add_upload(
             job.owner,
