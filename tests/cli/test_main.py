@@ -19,6 +19,7 @@ from gesso.cli.commands import COMMANDS
 from gesso.cli.main import run
 from gesso.cli.reference import render
 from gesso.pictures.picture_file import read_picture
+from gesso.terminal.explaining import explain
 from tiny_models import save_tiny_mini
 
 ROOT = Path(__file__).parents[2]
@@ -360,3 +361,19 @@ def test_a_prompt_of_which_nothing_is_known_is_refused_unless_forced(capsys: pyt
     cat, word = (Image.open(name).convert("RGB").tobytes() for name in ("cat.png", "word.png"))
     assert cat == word
     assert generate(capsys, "a submarine", "-m", model, "--image", "x.png", "--steps", "2", "-o", "y.png")[0] == 0
+
+
+def test_a_locale_without_the_characters_that_are_typed_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    typed = "фото 猫.png".encode().decode("ascii", "surrogateescape")
+    assert run(["metadata", "show", typed]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: 'фото 猫.png': this locale has no such characters (ascii). Set LC_ALL=C.UTF-8")
+    assert run(["samplers"]) == 0
+
+
+def test_a_file_that_the_locale_cannot_name_is_told_so(capsys: pytest.CaptureFixture[str]):
+    assert explain(UnicodeEncodeError("latin-1", "猫.png", 0, 1, "ordinal not in range(256)")) == 2
+    assert "'猫.png': this locale has no such characters (latin-1)" in capsys.readouterr().err

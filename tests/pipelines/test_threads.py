@@ -144,7 +144,7 @@ class _BrokenError(Exception):
     pass
 
 
-@pytest.mark.parametrize("num_mixes", [25, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_mixes", [15, pytest.param(200, marks=pytest.mark.slow)])
 def test_threads_draw_what_each_draws_alone(draw: TextToImage, alone: dict[str, np.ndarray], num_mixes: int):
     """Random mixes from 4 threads, some of which fail or are cancelled at a random step."""
     rng = random.Random(0)

@@ -142,6 +142,10 @@ def _run(argv: Sequence[str]) -> int:
         from gesso.cli.completion import answer
 
         return answer(os.environ[COMPLETE], argv)
+    if sys.getfilesystemencoding() != "utf-8":
+        from gesso.terminal.explaining import check_locale
+
+        check_locale(argv)
     argv = [word for word in argv if word != "--debug"]  # it may stand before or after the command
     argv = argv[1:] if argv[:1] == ["--"] else argv
     from gesso.terminal.first_word import GREETING, understood

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 
 from gesso.errors import GessoError, message_line, one_line, short, shorten
@@ -34,11 +35,29 @@ def as_known(error: Exception) -> tuple[GessoError, int]:
         path = f"{shorten(_decoded(error.filename))}: " if error.filename else ""
         code = EXIT_FAILED if error.filename == STDOUT else EXIT_WRONG_INPUT
         return GessoError(f"{path}{error.strerror}", code="system"), code
+    if isinstance(error, UnicodeEncodeError) and error.encoding not in ("utf-8", "utf-16", "utf-32"):
+        message = f"{short(str(error.object))}: this locale has no such characters ({error.encoding}). {_UTF_8}"
+        return GessoError(message, code="usage"), EXIT_WRONG_INPUT
     if isinstance(error, UnicodeEncodeError):  # half of a surrogate pair, as Python reads bytes that are no UTF-8
         message = f"{short(str(error.object))}: is not UTF-8 text. Type it again"
         return GessoError(message, code="usage"), EXIT_WRONG_INPUT
     text = one_line(f"{type(error).__name__}: {error}")[:500]
     return GessoError(f"{text} (a bug in gesso; add --debug for the traceback)", code="internal"), EXIT_FAILED
+
+
+_UTF_8 = "Set LC_ALL=C.UTF-8, and leave out PYTHONUTF8=0"
+
+
+def check_locale(words: Sequence[str]) -> None:
+    """Raises GessoError for words with characters that the locale of the terminal lacks, before anything misreads them.
+
+    Such a locale is rare: for C and POSIX, Python itself takes UTF-8 unless it is told not to.
+    """
+    odd = next((word for word in words if any("\udc80" <= char <= "\udcff" for char in word)), None)
+    if odd is not None:
+        meant = os.fsencode(odd).decode("utf-8", "backslashreplace")
+        message = f"{short(meant)}: this locale has no such characters ({sys.getfilesystemencoding()}). {_UTF_8}"
+        raise GessoError(message, code="usage")
 
 
 def _decoded(path: object) -> str:
