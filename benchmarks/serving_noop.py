@@ -171,7 +171,7 @@ def serve_without_model(home: Path, at_once: int, max_queue: int = 1000) -> None
     """A server whose worker is `work_without_model`."""
     from functools import partial
 
-    from gesso.serving.http import server
+    from gesso.server import run
     from gesso.serving.logs import logged
     from gesso.serving.options import WorkerOptions
     from gesso.serving.settings import ServeSettings
@@ -180,7 +180,7 @@ def serve_without_model(home: Path, at_once: int, max_queue: int = 1000) -> None
     def launch(name: str, options: WorkerOptions) -> ChildProcess:
         return ChildProcess([sys.executable, __file__, "--work", name], options)
 
-    server.Supervisor = partial(Supervisor, launch=launch)  # type: ignore[misc,assignment]
+    run.Supervisor = partial(Supervisor, launch=launch)  # type: ignore[misc,assignment]
     settings = ServeSettings(
         home=home,
         port=0,
@@ -194,7 +194,7 @@ def serve_without_model(home: Path, at_once: int, max_queue: int = 1000) -> None
         max_queue_per_key=max_queue,
     )
     with logged(as_json=False):  # as `gesso serve` does
-        server.serve(settings, lambda address: print(address, flush=True))
+        run.serve(settings, lambda address: print(address, flush=True))
 
 
 def pipeline_without_model() -> Any:

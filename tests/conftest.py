@@ -4,7 +4,9 @@ import gc
 import os
 import socket
 import tempfile
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +55,35 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     guard(socket.socket, "connect_ex", lambda _socket, address: address)
     guard(socket.socket, "sendto", lambda _socket, _data, *flags_and_address: flags_and_address[-1])
     guard(socket, "getaddrinfo", lambda host, *_rest: (host or "",))
+
+
+# Folders and files that take long for how few tests they have: they start processes, browsers or databases. Workers of
+# pytest-xdist take whole files, and begin with these, so that none of them is left to one worker while others are done.
+LONG = (
+    *("page", "tuning/test_run.py", "pipelines/test_threads.py", "cli/test_tune.py", "runtime/test_plan.py"),
+    *("serving/test_worker.py", "serving/test_store.py", "serving/test_upgrade.py", "serving/test_page_routes.py"),
+    *("serving/test_faults.py", "serving/test_watching.py", "serving/test_objects.py", "serving/test_command.py"),
+    *("serving/test_kill.py", "test_examples.py", "test_setup.py", "test_packaging.py", "test_plugins.py"),
+    *("test_site.py", "test_systems.py", "runtime/test_tiling.py", "pipelines/test_refiner.py", "mini/test_tasks.py"),
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For the workers: long files first, then those with the most tests; within a file nothing changes."""
+    if not hasattr(config, "workerinput"):
+        return
+    tests = Path(__file__).parent
+    places = {name: place for place, name in enumerate(LONG)}
+    if missing := [name for name in places if not (tests / name).exists()]:
+        raise pytest.UsageError(f"tests/conftest.py: LONG names {', '.join(missing)}, which is not there")
+    counts = Counter(item.path for item in items)
+
+    def order(item: pytest.Item) -> tuple[int, int, str]:
+        path = item.path.relative_to(tests)
+        place = places.get(path.as_posix(), places.get(path.parts[0], len(places)))
+        return place, -counts[item.path], str(path)
+
+    items.sort(key=order)
 
 
 # Importing torch, diffusers and the files of tests makes millions of objects that stay. The garbage collector goes

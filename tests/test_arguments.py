@@ -171,7 +171,7 @@ def test_every_wrong_argument_is_named_on_one_line(functions: dict[str, Any]):
         (lambda: gesso.EngineOptions(threads="a"), "`threads` is 'a', expected a whole number of at least 1, or None"),  # type: ignore[arg-type]
         (
             lambda: gesso.NamedFiles({"loar": {}}),  # type: ignore[dict-item]
-            "`files has the kind` is 'loar', expected one of lora, embedding, control, upscaler, image_encoder "
+            "`files` has the kind 'loar', expected one of lora, embedding, control, upscaler, image_encoder "
             "(did you mean 'lora'?)",
         ),
         (

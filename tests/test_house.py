@@ -26,11 +26,12 @@ MORE = {
     "terminal": {"typer", "click", "rich"},
     "hints": {"cv2"},
     "library": {"huggingface_hub"},
-    "serving": {
-        *("sqlalchemy", "alembic", "fastapi", "starlette", "pydantic", "pydantic_settings", "uvicorn"),
-        *("prometheus_client", "opentelemetry", "obstore"),
-    },
+    "serving": {"sqlalchemy", "alembic", "pydantic", "pydantic_settings", "opentelemetry", "obstore"},
+    "api": {"sqlalchemy", "fastapi", "starlette", "uvicorn", "prometheus_client"},
+    "surfaces": {"sqlalchemy", "fastapi", "starlette", "uvicorn"},
+    "server": {"sqlalchemy", "fastapi", "starlette", "uvicorn"},
     "strict_yaml.py": {"yaml"},
+    "tuning": {"pyarrow", "onnxruntime"},
 }
 
 

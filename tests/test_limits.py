@@ -87,6 +87,7 @@ LIMITS: dict[str, dict[str, Any]] = {
     "request.resolving": {"MIN_TILE": 8},
     "runtime.adapter_cache": {"MAX_NBYTES": 2 * 2**30, "MAX_READ": 256, "MAX_REMEMBERED": 4096},
     "runtime.engine": {"MAX_CONTROLS": 4},
+    "runtime.kernels": {"MAX_HEAD": 512},
     "runtime.tiling": {"MIN_TILE": 16},
     "runtime.upscaling": {"MIN_TILE": 16},
     "text.byte_pairs": {"MAX_FILE_BYTES": 32 * 2**20},

@@ -11,7 +11,7 @@ export default defineConfig(({ mode }) => ({
   // Tests load Svelte's code for browsers, which resolves differently.
   resolve: mode === "test" ? { conditions: ["browser"] } : {},
   build: {
-    outDir: "../src/gesso/serving/page/assets",
+    outDir: "../src/gesso/server/page/assets",
     emptyOutDir: true,
     target: "es2022",
     sourcemap: false,

@@ -72,6 +72,7 @@ ERRORS: Mapping[str, str] = {
     "protected": "gesso does not change or remove this file.",
     "disk_full": "There is not enough disk space.",
     "newer_version": "The file was written by a newer gesso.",
+    "reserved": "The owner of the picture reserves it: no AI may be trained on it.",
     "other_run": "The folder holds the pictures of another run.",
     "other_training": "The folder holds the state of another training.",
     # The server's queue.

@@ -1,11 +1,12 @@
 import json
+import math
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from gesso.checkpoints.config_json import MAX_JSON, from_json, parse_object, read_object, to_json
+from gesso.checkpoints.config_json import _BOUNDS, MAX_JSON, from_json, parse_object, read_object, to_json
 from gesso.checkpoints.errors import ModelFileError
 
 
@@ -74,55 +75,33 @@ def test_wrong_values_are_named(change: dict[str, Any], message: str) -> None:
     assert caught.value.reason == "config"
 
 
-# Field: least and greatest value that a file may give it. Published models lie far inside; what lies outside would
-# take memory without end or divide by zero.
-BOUNDS = {
-    "channels": (1, 8192),
-    "attention": (0, 12),
-    "mid_attention": (1, 12),
-    "num_heads": (1, 256),
-    "num_res_blocks": (1, 8),
-    "num_layers": (1, 64),
-    "dim": (1, 16_384),
-    "mlp_dim": (1, 65_536),
-    "context_dim": (1, 16_384),
-    "added_dim": (1, 16_384),
-    "projection_dim": (1, 16_384),
-    "text_layer": (1, 64),
-    "noise_levels": (1, 100_000),
-    "guidance_dim": (4, 16_384),
-    "max_level": (0, 100_000),
-    "draft_size": (1, 4096),
-    "vocab_size": (1, 2**20),
-    "eos_id": (0, 2**20),
-    "max_length": (3, 4096),
-    "patch_size": (1, 16),
-    "hint_channels": (1, 8192),
-    "hint_patch": (1, 16),
-    "norm_groups": (1, 1024),
-    "scaling_factor": (1e-6, 1e6),
-    "num_timesteps": (2, 100_000),
-    "beta_start": (1e-9, 0.999),
-    "beta_end": (1e-9, 0.999),
-    "native_size": (8, 4096),
-    "scale": (1, 8),
-    "num_blocks": (0, 64),
-    "sharpness": (0.01, 100.0),
-    "image_channels": (1, 16),
-    "in_channels": (1, 256),
-    "out_channels": (1, 256),
-    "latent_channels": (1, 256),
-    "clip_skip": (1, 64),
-    "num_steps": (1, 1000),
-    "guidance_scale": (0.0, 100.0),
-    "any_other": (0, 8192),
+FRACTIONS = ("scaling_factor", "beta_start", "beta_end", "sharpness", "guidance_scale")
+
+# What a file may not say: nothing of its sizes divides by zero, and none of them takes memory without end.
+HARMFUL = {
+    **dict.fromkeys(
+        ("channels", "num_heads", "norm_groups", "patch_size", "latent_channels", "vocab_size"), (0, 10**8)
+    ),
+    **dict.fromkeys(("num_layers", "num_res_blocks", "dim", "mlp_dim", "context_dim", "max_length"), (0, 10**6)),
+    **dict.fromkeys(("attention", "num_blocks", "any_other"), (-1, 10**4)),
+    **dict.fromkeys(("scaling_factor", "beta_start", "beta_end", "sharpness"), (0.0, math.inf)),
+    **dict.fromkeys(("native_size", "num_timesteps", "num_steps", "scale"), (0, 10**7)),
 }
 
 
-@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("name", HARMFUL)
+def test_sizes_that_do_harm_are_refused(name: str) -> None:
+    kind = type(HARMFUL[name][0])
+    made = make_dataclass("made", [(name, kind)])
+    for value in HARMFUL[name]:
+        with pytest.raises(ModelFileError, match=f"it.{name} is .*, expected a .*number from "):
+            from_json(made, {name: value}, "file", "it")
+
+
+@pytest.mark.parametrize("name", [*_BOUNDS, "any_other"])
 def test_the_least_and_the_greatest_value_are_read_and_none_beyond(name: str) -> None:
-    low, high = BOUNDS[name]
-    kind = int if isinstance(low, int) else float
+    low, high = _BOUNDS.get(name, (0, 8192))
+    kind = float if name in FRACTIONS else int
     made = make_dataclass("made", [(name, kind)])
     for value in (low, high):
         assert getattr(from_json(made, {name: value}, "file", "it"), name) == value

@@ -81,7 +81,7 @@ def test_pictures(argv: list[str], capsys: pytest.CaptureFixture[str], model: st
 
 
 def test_one_of_several_pictures(capsys: pytest.CaptureFixture[str]):
-    assert run(["metadata", "show", "phto.png"]) == 1
+    assert run(["metadata", "show", "photo.png", "phto.png"]) == 2  # the worst of them; no settings alone are 1
     assert "no such file (did you mean photo.png?)" in capsys.readouterr().err
 
 

@@ -102,6 +102,8 @@ def test_built_in_adapters_are_listed_and_say_what_comes_before_them(capsys: Cap
     rows = {line.split()[0]: line for line in out.splitlines()[1:5]}
     assert list(rows) == ["gesso-mini", "comic", "woodcut", "gesso-edges"]
     assert all("built in" in row and "comes before" not in row for row in rows.values())
+    found = as_json(capsys, "info", "gesso-edges")
+    assert (found["kind"], found["what"]) == ("controlnet", "a ControlNet")
     own = shelf.lora(home / "models" / "loras" / "comic.safetensors")
     rows = models(capsys, "list", "comic")[1].splitlines()
     assert f"built in  (yours comes before it: {own})" in rows[1]

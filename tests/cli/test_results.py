@@ -151,9 +151,10 @@ def test_one_file_of_many_that_cannot_be_read(capsys: pytest.CaptureFixture[str]
     assert said(capsys, "generate", "a cat", "-m", model, "-q", "-o", "x.png")[0] == 0
     code, out, err = said(capsys, "metadata", "show", "absent.png", "x.png", "--json")
     first, second = documents(out)
-    assert (code, first["error"]["code"], second["tool"]) == (1, "missing", "gesso")
+    assert (code, first["error"]["code"], second["tool"]) == (2, "missing", "gesso")
     assert first["path"] == "absent.png"
     assert err.count("\n") == 1
+    assert said(capsys, "metadata", "show", "photo.png", "x.png")[0] == 1  # a good picture, but without settings
 
 
 # ---- paths and --open ------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from gesso.cli import tune
 from gesso.cli.main import run
@@ -40,11 +41,16 @@ def test_from_a_folder_to_a_file_to_a_picture(place, capsys):
     facts = json.loads(said(capsys, *words, "--explain", "--json").out)
     assert facts["pictures"] == 4 and facts["steps"] == 4
 
-    told = said(capsys, *words, "--sample", "a red cat", "--sample-steps", "2", "--trigger", "kitty")
-    assert told.out.startswith("my.safetensors rank=2 bytes=")
+    judged = ("--judge-samples", "2", "--copy-samples", "3")
+    told = said(capsys, *words, "--sample", "a red cat", "--sample-steps", "2", "--trigger", "kitty", *judged)
+    assert told.out.startswith("my.safetensors rank=2 step=4 bytes=")
+    assert "best: step 4 has the score" in told.err and " of 3 pictures of step 4" in told.err
     assert "step 4: loss at fixed noise" in told.err and "my.training/report.html" in told.err
     names = sorted(path.name for path in (place / "my.training").iterdir())
-    assert names == ["good.pt", "last.pt", "log.jsonl", "report.html", "run.json", "samples"]
+    assert names == [
+        *("copies", "copies.json", "good.pt", "judged", "last.pt", "log.jsonl", "measures.jsonl", "report.html"),
+        *("run.json", "samples", "settings.toml", "steps"),
+    ]
     assert [path.name for path in sorted((place / "my.training" / "samples").iterdir())] == [
         "000000-0.png",
         "000004-0.png",
@@ -66,6 +72,58 @@ def test_from_a_folder_to_a_file_to_a_picture(place, capsys):
     )
     assert json.loads(again.out)["rank"] == 2 and again.err == ""
     assert (place / "my.safetensors").read_bytes() == before
+
+
+def test_the_verdict_of_a_training(place, capsys):
+    words = ("photos", "-m", "model.safetensors", "-o", "my.safetensors", "--cache", "latents", *QUICK)
+    said(capsys, *words, "--report-every", "2", "--judge-samples", "2", "--copy-samples", "0", "--sample-steps", "2")
+    assert run(["train", "verdict", "my.training"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["step", "score", "likeness"] and len(lines) >= 4
+    assert sum(line.startswith("*") for line in lines) == 1 and any(line.startswith("best: ") for line in lines)
+    assert run(["train", "verdict", "my.safetensors", "--json"]) == 0  # the file leads to its folder
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["kept"] == [2, 4] and [one["step"] for one in facts["steps"]] == [2, 4] and facts["best"] in (2, 4)
+    assert len(facts["steps"][0]["likeness"]) == 3 and facts["copy_check"] is None
+    assert run(["train", "verdict", "my.training", "--step", "2", "-o", "two.safetensors", "-q"]) == 0
+    capsys.readouterr()
+    assert run(["lora", "info", "two.safetensors", "-m", "model.safetensors"]) == 0
+    assert "steps       2" in capsys.readouterr().out
+    for wrong, message in (
+        (["nowhere"], "nowhere: no training is there"),
+        (["my.training", "--step", "2"], "--step goes with --output"),
+        (
+            ["my.training", "--step", "3", "-o", "x.safetensors"],
+            "no weights of step 3 are kept. There are those of 2, 4",
+        ),
+        (["my.training", "-o", "two.safetensors"], "already exists"),
+    ):
+        assert run(["train", "verdict", *wrong]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_tensorboard_reads_the_log(place, capsys):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = ("photos", "-m", "model.safetensors", "-o", "my.safetensors", "--cache", "latents", *QUICK)
+    said(capsys, *words, "--tensorboard", "--no-samples")
+    board = EventAccumulator(str(place / "my.training" / "tensorboard"))
+    board.Reload()
+    tags = board.Tags()["scalars"]
+    assert "seen" in tags and "seen by timestep/62" in tags
+    assert [event.step for event in board.Scalars("seen")] == [0, 4]
+
+
+def test_reserved_pictures_are_told(place, capsys):
+    mark = '<rdf:Description plus:DataMining="http://ns.useplus.org/ldf/vocab/DMI-PROHIBITED"/>'
+    Image.new("RGB", (96, 96), "teal").save(place / "photos" / "theirs.jpg", xmp=mark.encode())
+    words = ("photos", "-m", "model.safetensors", "--explain")
+    out = said(capsys, *words).out
+    assert "pictures    4 (folder)" in out
+    assert "theirs.jpg (IPTC DMI-PROHIBITED): reserved by the owner, left out; --include-reserved takes them" in out
+    out = said(capsys, *words, "--include-reserved").out
+    assert "pictures    5 (folder)" in out and "reserved by the owner, trained on all the same" in out
 
 
 @pytest.mark.parametrize(
@@ -154,7 +212,7 @@ def test_dreambooth_draws_its_class_and_needs_to_know_it(place, capsys):
     assert "2 pictures of 'a cat' are drawn into mine.training/class" in capsys.readouterr().err
     assert not (place / "mine.training").exists()
     assert run(["train", "dreambooth", *given]) == 0
-    assert capsys.readouterr().out.startswith("mine.safetensors networks=unet bytes=")
+    assert capsys.readouterr().out.startswith("mine.safetensors networks=unet step=4 bytes=")
     assert len(list((place / "mine.training" / "class").glob("*.png"))) == 2
     assert run(["generate", "a red cat", "-m", "mine.safetensors", "--steps", "2", "-q", "-o", "cat.png"]) == 0
     assert run(["train", "lora", "--settings", "mine.toml", "-o", "other.safetensors"]) == 2
@@ -164,7 +222,7 @@ def test_dreambooth_draws_its_class_and_needs_to_know_it(place, capsys):
 def test_an_embedding_takes_the_name_of_its_file(place, capsys):
     words = ["photos", "-m", "model.safetensors", "--cache", "latents", *QUICK[2:], "--no-samples", "--vectors", "2"]
     assert run(["train", "embedding", *words, "-o", "teapot.safetensors"]) == 0
-    assert capsys.readouterr().out.startswith("teapot.safetensors vectors=2 bytes=")
+    assert capsys.readouterr().out.startswith("teapot.safetensors vectors=2 step=4 bytes=")
     drawn = ["generate", "a teapot", "-m", "model.safetensors", "--steps", "2", "--seed", "1"]
     assert run([*drawn, "-o", "with.png", "--embedding", "teapot.safetensors"]) == 0
     assert "teapot" not in capsys.readouterr().err

@@ -200,9 +200,14 @@ def test_what_the_user_puts_into_the_library_is_found(tmp_path: Path):
     library = shelf.library_at(tmp_path)
     assert own_places(library.root) == []
     shelf.lora(library.root / "loras/mine.safetensors")
-    (place,) = own_places(library.root)
-    assert [candidate.path.name for candidate in candidates(place)] == ["mine.safetensors"]
-    assert {entry.name: entry.origin for entry in library.entries()}["mine"] == "library"
+    shelf.lora(library.root / "dropped.safetensors")
+    shelf.lora(library.root / "own folder/deep.safetensors")
+    shelf.lora(library.root / "converted/copy.safetensors")  # gesso's own, of a PyTorch file elsewhere
+    names = [[candidate.path.name for candidate in candidates(place)] for place in own_places(library.root)]
+    assert names == [["mine.safetensors"], ["dropped.safetensors", "deep.safetensors"]]
+    found = {entry.name: (entry.origin, entry.kind) for entry in library.entries()}
+    assert found["mine"] == found["dropped"] == found["deep"] == ("library", "lora")
+    assert "copy" not in found
     with pytest.raises(GessoError, match="already"):
         library.add_folder(library.root)
 

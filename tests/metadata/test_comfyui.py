@@ -799,27 +799,13 @@ def test_a_second_pass_inside_one_sampler():
 
 
 def test_a_second_pass_in_tiles():
+    steps = sampler(seed=1, steps=15, denoise=0.2)["inputs"]
+    del steps["latent_image"]
+    tiles = {"mode_type": "Linear", "tile_width": 512, "tile_height": 512}
+    places = {"image": "@8", "vae": ("4", 2), "upscale_model": "@51"}
     found = read(
         base(
-            n50=node(
-                "UltimateSDUpscale",
-                upscale_by=2.0,
-                seed=1,
-                steps=15,
-                cfg=7.0,
-                sampler_name="euler",
-                scheduler="normal",
-                denoise=0.2,
-                mode_type="Linear",
-                tile_width=512,
-                tile_height=512,
-                image="@8",
-                model="@4",
-                positive="@6",
-                negative="@7",
-                vae=("4", 2),
-                upscale_model="@51",
-            ),
+            n50=node("UltimateSDUpscale", upscale_by=2.0, **steps, **tiles, **places),
             n51=node("UpscaleModelLoader", model_name="4x-UltraSharp.pth"),
             n9=node("SaveImage", images="@50"),
         )

@@ -34,7 +34,7 @@ MASKED = {"image": "0" * 64, "mask": "1" * 64, "strength": 0.6}
 )
 def test_settings_survive(values: dict[str, Any]):
     recipe = make_recipe(**values)
-    text = infotext(recipe, sampler_label="DPM++ 2M", schedule_label="Karras")
+    text = infotext(recipe)
     found = from_infotext(read_infotext(text))
     told = {name: value for name, value in values.items() if name not in ("image", "mask", "schedule")}
     if told.get("mask_content") == "original":
@@ -43,6 +43,17 @@ def test_settings_survive(values: dict[str, Any]):
     expected = recipe.request
     assert (found.request.prompt, found.request.num_steps) == (expected.prompt, expected.num_steps)
     assert (found.request.seed, found.request.sampler) == (expected.seed, expected.sampler)
+
+
+def test_the_second_pass_is_told_in_the_names_of_the_web_ui():
+    """And read by its names or ours, which stood there before."""
+    hires = HiresPass(scale=2.0, upscaler="latent_bilinear", strength=0.4, sampler="euler_ancestral", schedule="turbo")
+    text = infotext(make_recipe(hires=hires))
+    assert "Hires sampler: Euler a, Hires schedule type: Turbo, " in text
+    assert "Sampler: DPM++ 2M, Schedule type: Karras, " in text
+    for written in (text, text.replace("Euler a", "euler_ancestral").replace("Turbo", "turbo")):
+        found = from_infotext(read_infotext(written)).request.hires
+        assert found is not None and (found.sampler, found.schedule) == ("euler_ancestral", "turbo")
 
 
 def test_what_steered_is_told_in_the_words_of_the_extension():
@@ -54,7 +65,7 @@ def test_what_steered_is_told_in_the_words_of_the_extension():
         end=0.7,
         mode="control",
     )
-    text = infotext(make_recipe(controls=(use,)), sampler_label="Euler", schedule_label="Karras")
+    text = infotext(make_recipe(controls=(use,)))
     pairs = read_infotext(text).pairs
     assert pairs["ControlNet 0"] == (
         "Module: canny, Model: edges, Weight: 1, Threshold A: 50, Threshold B: 90, Guidance Start: 0, "

@@ -85,7 +85,7 @@ class Tab:
     def open(self, route: str = "draw") -> None:
         """Open a view, from outside or from another view, and wait until it shows its first data."""
         self.page.goto(f"{self.server.address}/#/{route}", wait_until="commit")
-        self.shown(route.partition("/")[0])
+        self.shown(re.split("[/?]", route)[0])
 
     def reload(self, view: str = "draw") -> None:
         self.page.reload(wait_until="commit")

@@ -16,8 +16,10 @@ WORDS = ("red car", "green house", "blue bird", "tall tree", "small dog", "yello
 BLOCK = 5000
 
 
-def fill(database: Path, count: int) -> None:
+def fill(database: Path, count: int, every: float = 10.0) -> None:
     """So many finished jobs more, one picture each, like the newest one that is there, with prompts that differ.
+
+    every  seconds from one to the next; the newest was just now
 
     They share the bytes of its picture. The server may be running; it sees them as it sees those of its workers.
     """
@@ -30,7 +32,7 @@ def fill(database: Path, count: int) -> None:
             made = select(outputs).where(outputs.c.job == job["id"])
             output: dict[str, Any] = dict(connection.execute(made).one()._mapping)
         job.pop("seq")
-        rows = list(_rows(job, output, count))
+        rows = list(_rows(job, output, count, every))
         with store.writing() as connection:
             for start in range(0, count, BLOCK):
                 block = rows[start : start + BLOCK]
@@ -41,10 +43,12 @@ def fill(database: Path, count: int) -> None:
         store.close()
 
 
-def _rows(job: dict[str, Any], output: dict[str, Any], count: int) -> Iterator[tuple[dict[str, Any], ...]]:
+def _rows(
+    job: dict[str, Any], output: dict[str, Any], count: int, every: float
+) -> Iterator[tuple[dict[str, Any], ...]]:
     ids, now = Ids(), time.time()
     for number in range(count):
-        id, at = ids.new(), now - 10 * (count - number)
+        id, at = ids.new(), now - every * (count - number)
         prompt = f"a {WORDS[number % len(WORDS)]} number {number}"
         request = {**job["work"]["request"], "prompt": prompt, "seed": number}
         work = {**job["work"], "request": request}

@@ -151,6 +151,73 @@ def test_painting_without_a_pointer(change: Any) -> None:
     assert np.array_equal(painted(change), 255 - expected)
 
 
+def test_colour_is_painted_taken_away_and_sent(change: Any, picture: str) -> None:
+    page, server = change.page, change.server
+    original = fetched(server, f"/v1/images/{picture}")
+    page.locator(".stage").focus()
+    page.keyboard.press("d")
+    change.field("Colour").fill("#2040c0")
+    softness = page.get_by_label("Softness")
+    softness.fill("0")
+    stroke(change, (0.45, 0.45), (0.55, 0.55))
+    assert layers(change) == ["Mask", "Colours", "Picture"]
+    once = downloaded(change)
+    blue = (once == (0x20, 0x40, 0xC0)).all(axis=-1)
+    assert 0.005 < blue.mean() < 0.5 and np.array_equal(once[:8], original[:8])
+    stroke(change, (0.45, 0.55), (0.55, 0.45))
+    button(change, "Take away").click()
+    stroke(change, (0.5, 0.4), (0.5, 0.6))
+    twice = downloaded(change)
+    middle = slice(120, 136)
+    assert np.array_equal(twice[middle, 127:129], original[middle, 127:129])  # what lies below is as it was
+    page.locator(".stage").focus()
+    page.keyboard.press("Control+z")
+    page.keyboard.press("Control+z")
+    assert np.array_equal(downloaded(change), once)
+    page.keyboard.press("Control+z")
+    assert layers(change) == ["Mask", "Picture"] and np.array_equal(downloaded(change), original)
+    page.keyboard.press("Control+y")
+    assert np.array_equal(downloaded(change), once)
+    page.wait_for_timeout(1500)
+    change.reload("change")
+    page.locator("aside li .name", has_text="Colours").wait_for()
+    assert np.array_equal(downloaded(change), once)
+    # Alt takes a colour from the picture, here the painted one.
+    page.keyboard.press("d")
+    change.field("Colour").fill("#000000")
+    box = page.locator(".stage").bounding_box()
+    page.keyboard.down("Alt")
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.keyboard.up("Alt")
+    assert change.field("Colour").input_value() == "#2040c0"
+    page.get_by_role("tab", name="Whole").click()
+    job = drawn(change, lambda: button(change, "Draw suggestions").click())
+    assert np.array_equal(fetched(server, f"/v1/assets/{job['assets']['image']}/content"), once)
+
+
+def test_one_press_masks_an_object_erases_it_and_cuts_it_out(change: Any, picture: str) -> None:
+    page = change.page
+    original = fetched(change.server, f"/v1/images/{picture}")
+    button(change, "Background").click()
+    page.get_by_text("Nothing is masked yet").wait_for(state="detached")
+    background = painted(change)
+    assert background[:4].min() == 255 and background[128, 128] == 0 and 0.4 < (background == 255).mean() < 0.95
+    with page.expect_download() as waiting:
+        button(change, "Cut out").click()
+    cut = np.asarray(Image.open(waiting.value.path()))
+    assert cut.shape[2] == 4 and cut[0, 0, 3] == 0 and cut[128, 128, 3] == 255
+    assert np.array_equal(cut[..., :3], original)
+    button(change, "Object").click()
+    assert np.array_equal(painted(change), 255 - background)
+    button(change, "Erase it").click()
+    assert layers(change) == ["Mask", "Erased", "Picture"]
+    erased = downloaded(change).astype(int)
+    assert np.abs(erased - np.median(original[:8], axis=(0, 1))).max(axis=-1)[100:156, 100:156].mean() < 30
+    page.locator(".stage").focus()
+    page.keyboard.press("Control+z")
+    assert np.array_equal(downloaded(change), original)
+
+
 def test_outpainting_by_dragging_the_frame_and_by_numbers(change: Any) -> None:
     page, server = change.page, change.server
     page.get_by_role("tab", name="Extend").click()

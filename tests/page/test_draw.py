@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from page.browsing import PHONE
 from page.pace import pace
 from page.served import LONG, PageServer
 
@@ -195,6 +196,129 @@ def test_a_selection_is_weighed_by_keys_and_completed(server: PageServer, tab: A
     field.press("Enter")
     assert "<lora:comic:" in field.input_value()
     assert server.jobs() == []
+    named = tab.page.get_by_role("list", name="LoRA in the prompt").get_by_role("listitem")
+    named.filter(has_text="comic").get_by_role("button", name="Less of comic").click()
+    assert "<lora:comic:0.95>" in field.input_value()
+    field.press("Control+z")  # the field's own undo has it
+    assert "<lora:comic:1>" in field.input_value()
+    named.get_by_role("button", name="Remove: comic").click()
+    assert "lora" not in field.input_value() and named.count() == 0
+    field.fill("a <lora:nowhere:1>")
+    named.get_by_text("not in the library").wait_for()
+
+
+def test_the_list_of_completions_goes_when_it_is_drawn_or_left(server: PageServer, tab: Any) -> None:
+    tab.open()
+    write(tab, "a", steps=2)
+    field, options = tab.field("Prompt"), tab.page.get_by_role("listbox")
+    for leave in ("Control+Enter", "Escape", "Tab"):
+        field.fill("a red car <")
+        field.press("End")
+        field.type("lora")
+        options.wait_for()
+        if leave == "Tab":
+            tab.number("Width").focus()
+        else:
+            field.press(leave)
+        options.wait_for(state="detached")
+    server.until(lambda: len(server.jobs()) == 1)
+
+
+def test_drawing_nothing_says_what_to_do(server: PageServer, tab: Any) -> None:
+    tab.open()
+    tab.button(ONE).click()
+    said = tab.page.locator("p").filter(has_text="Write here what to draw")
+    said.wait_for()
+    field = tab.field("Prompt")
+    assert field.evaluate("element => element === document.activeElement")
+    assert said.get_attribute("id") in (field.get_attribute("aria-describedby") or "")
+    field.fill("a")
+    said.wait_for(state="detached")
+    assert server.jobs() == []
+
+
+def test_drafts_are_drawn_while_one_writes_and_one_of_them_in_full(server: PageServer, tab: Any) -> None:
+    tab.open()
+    tab.button("Draft as I write").click()
+    tab.field("Prompt").fill("a red car")
+    first = job_at(tab, "succeeded")
+    tab.field("Prompt").press_sequentially(" on a yellow background", delay=20)
+    tab.page.wait_for_function(
+        "id => { const one = document.querySelector('article[data-job]');"
+        " return one.dataset.job !== id && one.dataset.status === 'succeeded' }",
+        arg=first,
+    )
+    server.until(lambda: len(server.jobs()) == 1)  # the first is gone
+    draft = server.jobs()[0]["request"]
+    assert draft["prompt"] == "a red car on a yellow background" and draft.get("num_images", 1) == 1
+    tab.button(ONE).last.click()
+    server.until(lambda: len(server.jobs()) == 1 and server.jobs()[0]["request"]["num_images"] == 4)
+    full = server.wait(server.jobs()[0]["id"], "succeeded")["request"]
+    assert full["seed"] == draft["seed"] and full["num_steps"] > 2 * draft["num_steps"]
+    tab.reload()
+    tab.page.wait_for_timeout(1200)
+    assert len(server.jobs()) == 1, "what is restored is not drawn"
+
+
+def test_a_simple_page_is_made_of_a_set_up_and_given_to_a_friend(server: PageServer, tabs: Any) -> None:
+    tab = tabs(server)
+    tab.open()
+    write(tab, "a red car", steps=3)
+    tab.button("Make a simple page of this").click()
+    sheet = tab.page.get_by_role("dialog")
+    sheet.get_by_label("What it is called", exact=True).fill("Night <b>cars</b>")
+    sheet.get_by_label("Always added behind what is written", exact=True).fill(" on a black background")
+    assert not tab.axe()
+    address = sheet.get_by_label("Its address", exact=True).input_value()
+    friend = tabs(server, viewport=PHONE)
+    friend.open(address.partition("/#/")[2])
+    friend.page.get_by_role("heading", name="Night <b>cars</b>").wait_for()
+    assert friend.page.get_by_role("spinbutton", name="Steps").count() == 0
+    friend.button(ONE).click()
+    friend.page.get_by_text("Write here what to draw").wait_for()
+    friend.field("What should it be?").fill("a blue house")
+    friend.field("Pictures").select_option("2")
+    friend.field("What should it be?").press("Control+Enter")
+    job_at(friend, "succeeded")
+    asked = server.jobs()[0]["request"]
+    assert asked["prompt"] == "a blue house on a black background" and asked["num_images"] == 2
+    assert asked["num_steps"] == 3
+    assert not friend.axe() and friend.js("() => document.documentElement.scrollWidth - innerWidth") <= 0
+    friend.open("simple?of=cut")
+    friend.page.get_by_text("This is not a simple page").wait_for()
+    tab.page.keyboard.press("Escape")
+
+
+def test_prompts_of_before_come_back(server: PageServer, tab: Any) -> None:
+    server.drawn({"prompt": "a green tree", "num_steps": 2})  # by another browser
+    tab.open()
+    write(tab, "a red car", steps=2)
+    field = tab.field("Prompt")
+    for count, prompt in enumerate(("a red car", "a blue house"), start=2):
+        field.fill(prompt)
+        field.press("Control+Enter")
+        server.until(lambda count=count: len(server.jobs()) == count)
+    field.fill("half a thought")
+    seen = []
+    for key in ("Alt+ArrowUp", "Alt+ArrowUp", "Alt+ArrowUp", "Alt+ArrowUp", *["Alt+ArrowDown"] * 3):
+        field.press(key)
+        seen.append(field.input_value())
+    older = ["a blue house", "a red car", "a green tree"]
+    assert seen == [*older, older[2], *reversed(older[:2]), "half a thought"]
+    tab.reload()
+    tab.button("Prompts of before").click()
+    sheet = tab.page.get_by_role("dialog")
+    sheet.get_by_role("searchbox").fill("RED car")
+    assert sheet.get_by_role("listitem").count() == 1
+    sheet.get_by_role("button", name="a red car", exact=True).click()
+    assert field.input_value() == "a red car"
+    tab.button("Undo").click()
+    assert field.input_value() == "half a thought"
+    tab.button("Prompts of before").click()
+    sheet.get_by_role("button", name="Forget: a green tree").click()
+    tab.reload()
+    tab.button("Prompts of before").click()
+    assert sheet.get_by_role("listitem").all_inner_texts() == ["a blue house", "a red car"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

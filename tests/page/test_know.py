@@ -1,6 +1,7 @@
 """Models and adapters, files that are taken in, grids, history, and what drawing is going to cost."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -24,6 +25,17 @@ def test_models_and_adapters_are_cards(server: PageServer, tab: Any) -> None:
     tab.button("Add to the prompt").click()
     tab.open("draw")
     assert tab.field("Prompt").input_value() == "<lora:comic:1>"
+    # What was drawn with last stands first, if that is wanted.
+    tab.field("Prompt").fill("a cat <lora:woodcut:1>")
+    tab.field("Prompt").press("Control+Enter")
+    server.until(lambda: len(server.jobs()) == 2)
+    for again in (False, True):
+        tab.open("models")
+        if not again:
+            tab.field("Order").select_option("used")
+        cards = tab.page.locator("[data-card]").evaluate_all("all => all.slice(0, 2).map(one => one.dataset.card)")
+        assert sorted(cards) == ["gesso-mini", "woodcut"]
+        tab.reload("models")
 
 
 def test_a_model_file_dropped_anywhere_is_taken_in_as_what_it_is(server: PageServer, tab: Any) -> None:
@@ -78,6 +90,12 @@ def test_a_grid_is_drawn_and_saved(server: PageServer, tab: Any) -> None:
         tab.button("Save as picture").click()
     with Image.open(waiting.value.path()) as saved:
         assert saved.width > 3 * 256 and saved.height > 2 * 256
+    with tab.page.expect_download() as waiting:
+        tab.button("Save as page").click()
+    page = Path(waiting.value.path()).read_text(encoding="utf-8")
+    own = re.findall(r"<img [^>]*>", page)
+    assert len(own) == 6 and all('src="data:image/png;base64,' in one for one in own)
+    assert "<script" not in page and page.count("&quot;prompt&quot;:&quot;a red car&quot;") == 6
     address = tab.page.url
     tab.open("grids")
     tab.page.locator("a[data-sheet]").first.click()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import gesso.serving.page.files as page_files
+import gesso.server.page.files as page_files
 from page.filling import fill
 from page.pace import within
 from page.served import PageServer

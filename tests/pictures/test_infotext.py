@@ -197,7 +197,7 @@ TWICE = {"Hires upscale": "2"}
 
 
 def pairs_of(recipe: Recipe) -> Mapping[str, str]:
-    return read_infotext(infotext(recipe, sampler_label="DPM++ 2M", schedule_label="Karras")).pairs
+    return read_infotext(infotext(recipe)).pairs
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_models_and_adapters_are_told_by_their_hashes():
             ExtraFile(kind="control", name="n", sha256="4" * 64),
         ),
     )
-    found = read_infotext(infotext(recipe, sampler_label="x", schedule_label="y"))
+    found = read_infotext(infotext(recipe))
     assert found.prompt == "a cat <lora:a:0.5> <lora:b:1:0.5> <lora:c:2:0.5>"
     assert (found.pairs["Model"], found.pairs["Model hash"]) == ("other", "0123456789")
     assert (found.pairs["Refiner"], found.pairs["Refiner switch at"]) == ("fine [abcdef0123]", "0.8")

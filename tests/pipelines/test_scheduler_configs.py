@@ -15,6 +15,7 @@ from PIL import Image
 
 from asking import ask
 from gesso.diffusion import diffusers_steps
+from gesso.diffusion.noise_schedule import scaled_linear
 from gesso.errors import GessoError
 from gesso.families.base import Family, SchedulerConfig
 from gesso.families.diffusers_folder import read_family
@@ -271,6 +272,24 @@ def test_a_spacing_that_no_file_states_is_the_default_of_the_chosen_class(
 ):
     pair.configured(name, {"steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False})
     assert pair.gap(6, chosen, sampler=sampler) <= CLOSE
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("sampler", "chosen"), [("ddim", "DDIMScheduler"), ("plms", "PNDMScheduler")])
+@pytest.mark.parametrize("said", [None, False, True])
+@pytest.mark.parametrize("name", ["PNDMScheduler", "DDIMScheduler", EULER, DPM])
+def test_where_a_run_ends_is_what_the_file_says_or_the_chosen_class_means(
+    diffusers: Any, pair: Pair, name: str, said: bool | None, sampler: str, chosen: str
+):
+    """At sigma 0 or at the least of the schedule: of PNDM the last by default, of DDIM the first."""
+    config = {"_class_name": name} | BETAS | ({} if said is None else {"set_alpha_to_one": said})
+    (pair.folder / "scheduler/scheduler_config.json").write_text(json.dumps(config))
+    own = getattr(diffusers, name).from_pretrained(pair.folder, subfolder="scheduler")
+    theirs = float(getattr(diffusers, chosen).from_config(own.config).final_alpha_cumprod)
+    family = read_family(pair.folder)
+    table = scaled_linear(beta_start=BETAS["beta_start"], beta_end=BETAS["beta_end"])
+    steps = diffusers_scheduler(sampler, "uniform", None, family).steps(table, 5)
+    assert (theirs == 1.0) == (float(steps.sigmas[-1]) == 0.0)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -85,6 +85,9 @@ def test_a_prompt_in_another_language_is_read_in_english():
     assert language_notice(read, "prompt") == "German read as: a red cat"
     for plain in ((WeightedText("a red cat"),), (WeightedText("a zxqw cat"),)):
         assert read_language(plain, TOKENIZER, OBJECTS) == (plain, None)
+    found, read = read_language((WeightedText("a "), WeightedText("猫", 1.2), WeightedText(" кот")), TOKENIZER, OBJECTS)
+    assert [piece.text for piece in found if isinstance(piece, WeightedText)] == ["a ", "cat", " cat"]
+    assert read is not None and language_notice(read, "prompt") == "Japanese and Russian read as: a cat cat"
     german = (WeightedText("eine Katze"),)
     assert read_language(german, TOKENIZER, {}) == (german, None)  # Stable Diffusion reads any text
 

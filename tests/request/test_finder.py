@@ -44,7 +44,7 @@ def test_a_name_that_is_not_there(files: NamedFiles, kind: Any, name: str, words
     [
         (3, "`files` is 3"),
         ({"lroa": {}}, "did you mean 'lora'"),
-        ({3: {}}, "has the kind.* is 3, expected one of lora"),
+        ({3: {}}, "^`files` has the kind 3, expected one of lora"),
         ({"lora": 3}, r"files\['lora'\]"),
         ({"lora": {3: "x"}}, "names that are texts"),
         ({"lora": {"x": 3}}, r"files\['lora'\]\['x'\]"),

@@ -40,7 +40,7 @@ def read_infotext(text: str) -> tuple[str, str, dict[str, str]]:
 
 
 def write(recipe: Recipe) -> str:
-    return infotext(recipe, sampler_label="DPM++ 2M", schedule_label="Karras")
+    return infotext(recipe)
 
 
 def test_infotext_has_what_other_tools_look_for():

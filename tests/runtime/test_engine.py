@@ -90,7 +90,7 @@ def test_engines_share_nothing(file: Path):
 
 def test_networks_are_settled_in_their_format(file: Path):
     model = Engine("cpu", "bfloat16").load(file)
-    assert {param.dtype for param in model.parts.unet.parameters()} == {torch.bfloat16}
+    assert {model.residency.components[name].dtype for name in ("unet", "vae")} == {torch.bfloat16}
     assert {param.dtype for param in model.parts.text.parameters()} == {torch.float32}
     assert not any(param.requires_grad for param in model.parts.vae.parameters())
     assert model.files == (("tiny.safetensors", model.files[0][1]),)

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gesso.serving.http.context import Context
-from gesso.serving.http.server import worker_options
+from gesso.api.context import Context
+from gesso.server.run import worker_options
 from gesso.serving.worker import WorkerLoop
 from serving.served import context, server
 

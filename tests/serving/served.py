@@ -13,10 +13,10 @@ import httpx
 from PIL import Image
 from starlette.testclient import TestClient
 
+from gesso.api.context import Context
+from gesso.server.app import create_app
+from gesso.server.run import address_of, listen, make_server, open_context
 from gesso.serving.database import Database
-from gesso.serving.http.app import create_app
-from gesso.serving.http.context import Context
-from gesso.serving.http.server import address_of, listen, make_server, open_context
 from gesso.serving.jobs import Job, Lease, Output
 from gesso.serving.settings import ServeSettings
 

@@ -23,19 +23,20 @@ from sd_backend_client.api.shared_data.controlnet.controlnet_preprocessor import
 from sd_backend_client.api.shared_data.controlnet.controlnet_unit import ControlNetUnit
 from sd_backend_client.api.webui.diffusion_request_body import DiffusionRequestBody
 
+from gesso.api import preprocessors
+from gesso.api.context import Context
+from gesso.api.problems import HttpError
 from gesso.frontends.styles import Style
 from gesso.request.migrations import SCHEMA, VERSION
 from gesso.request.request import TextToImageRequest
-from gesso.serving.a1111 import listing, preprocessors
-from gesso.serving.a1111.answers import progress
-from gesso.serving.a1111.controlnet import fitted, module_of, parameters_of
-from gesso.serving.a1111.detecting import main as detect
-from gesso.serving.a1111.enlarging import enlarged, read_extras
-from gesso.serving.a1111.options import check_options, settings_of, shown_options
-from gesso.serving.a1111.reading import IMG2IMG, TXT2IMG, Asked, Known, mask_levels, read_body
-from gesso.serving.http.context import Context
-from gesso.serving.http.problems import HttpError
 from gesso.serving.jobs import Job, JobStatus, Work
+from gesso.surfaces.a1111 import listing
+from gesso.surfaces.a1111.answers import progress
+from gesso.surfaces.a1111.controlnet import fitted, module_of, parameters_of
+from gesso.surfaces.a1111.detecting import main as detect
+from gesso.surfaces.a1111.enlarging import enlarged, read_extras
+from gesso.surfaces.a1111.options import check_options, settings_of, shown_options
+from gesso.surfaces.a1111.reading import IMG2IMG, TXT2IMG, Asked, Known, mask_levels, read_body
 from serving.drawing_server import drawing_server, run_page
 from serving.served import context, lease, server
 
@@ -543,7 +544,7 @@ def test_thresholds_out_of_range_are_the_default() -> None:
 
 
 def test_the_table_of_preprocessors_is_fresh() -> None:
-    """Made by `python -m gesso.serving.a1111.preprocessors`."""
+    """Made by `python -m gesso.api.preprocessors`."""
     assert preprocessors.FILE.read_text(encoding="utf-8") == preprocessors.text()
 
 

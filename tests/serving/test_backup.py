@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from gesso.api.context import Context
 from gesso.cli.main import run
 from gesso.errors import GessoError
 from gesso.serving import backup as backup_module
 from gesso.serving.backup import back_up, restore
 from gesso.serving.blobs import BlobStore
-from gesso.serving.http.context import Context
 from gesso.serving.jobs import JobStatus, NewJob, Work
 from gesso.serving.store import JobStore
 from gesso.serving.tables import outputs, uploads

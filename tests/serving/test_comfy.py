@@ -19,13 +19,13 @@ from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from gesso.serving.comfy import prompts, watching
-from gesso.serving.comfy.sockets import MAX_MESSAGE, with_sockets
-from gesso.serving.comfy.watching import Socket
-from gesso.serving.http.app import create_app
-from gesso.serving.http.context import Context
+from gesso.api.context import Context
+from gesso.server.app import create_app
 from gesso.serving.jobs import JobStatus
 from gesso.serving.tables import jobs, uploads
+from gesso.surfaces.comfy import prompts, watching
+from gesso.surfaces.comfy.sockets import MAX_MESSAGE, with_sockets
+from gesso.surfaces.comfy.watching import Socket
 from serving import comfy_graphs as graphs
 from serving.served import PNG, context, finish, lease, server
 

@@ -12,16 +12,18 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from gesso.api.family_table import FILE
 from gesso.diffusion.conventions import discard_penultimate
 from gesso.diffusion.noise_schedule import scaled_linear
 from gesso.diffusion.schedule import sigmas_of
 from gesso.request.request import TextToImageRequest
-from gesso.serving.comfy.evaluating import KINDS, evaluate
-from gesso.serving.comfy.graph import NodeError, PromptRefusedError, read_graph, refusal
-from gesso.serving.comfy.names import _SKIPS
-from gesso.serving.comfy.node_types import NODE_TYPES, REASONS
-from gesso.serving.comfy.pixels import mask_image, picture_image
-from gesso.serving.comfy.translating import (
+from gesso.serving.jobs import Upload
+from gesso.surfaces.comfy.evaluating import KINDS, evaluate
+from gesso.surfaces.comfy.graph import NodeError, PromptRefusedError, read_graph, refusal
+from gesso.surfaces.comfy.names import _SKIPS
+from gesso.surfaces.comfy.node_types import NODE_TYPES, REASONS
+from gesso.surfaces.comfy.pixels import mask_image, picture_image
+from gesso.surfaces.comfy.translating import (
     Files,
     ModelFacts,
     Order,
@@ -30,7 +32,7 @@ from gesso.serving.comfy.translating import (
     schedule_names,
     translate,
 )
-from gesso.serving.comfy.values import (
+from gesso.surfaces.comfy.values import (
     AlphaMask,
     BorderMask,
     ChannelMask,
@@ -45,8 +47,6 @@ from gesso.serving.comfy.values import (
     Scaled,
     Vae,
 )
-from gesso.serving.http.family_table import FILE
-from gesso.serving.jobs import Upload
 from serving import comfy_graphs as graphs
 from serving.comfy_graphs import Graph
 

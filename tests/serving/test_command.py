@@ -242,8 +242,8 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_server_imports_no_torch() -> None:
     code = """
 import sys
-import gesso.serving.http.server, gesso.cli.serve
-from gesso.serving.http.app import bare_app
+import gesso.server.run, gesso.cli.serve
+from gesso.server.app import bare_app
 bare_app()
 assert "torch" not in sys.modules
 """

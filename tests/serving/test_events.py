@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from gesso.serving.http import events
-from gesso.serving.http.context import Context
-from gesso.serving.http.protocol import StrictProtocol
+from gesso.api import events
+from gesso.api.context import Context
+from gesso.api.protocol import StrictProtocol
 from serving.served import CAR, client, context, finish, lease, problem, server
 
 

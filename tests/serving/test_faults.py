@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gesso.serving.http.context import Context
+from gesso.api.context import Context
 from gesso.serving.jobs import JobStatus
 from serving.databases import postgres_server
 from serving.served import context, problem, server
@@ -77,10 +77,10 @@ def on_a_small_disk(disk: Path, folder: Path) -> None:
             # A server refuses before the disk is full: as long as there is not room for what it has accepted.
             problem(asking.post("/v1/jobs", json=tiny()), 507, "disk_full")
             assert asking.get("/readyz").status_code == 503
-            import gesso.serving.http.context
-            import gesso.serving.http.submitting
+            import gesso.api.context
+            import gesso.api.submitting
 
-            gesso.serving.http.context.MIN_FREE = gesso.serving.http.submitting.MIN_FREE = 0
+            gesso.api.context.MIN_FREE = gesso.api.submitting.MIN_FREE = 0
             accepted = [asking.post("/v1/jobs", json=tiny(seed)).json()["id"] for seed in range(3)]
             filler = disk / "filler"
             fill(filler)

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from sqlalchemy import insert, text
+from sqlalchemy import insert, text, update
 from starlette.testclient import TestClient
 
+from gesso.api.context import Context
 from gesso.errors import GessoError
 from gesso.serving.blobs import BlobStore
 from gesso.serving.database import Database
 from gesso.serving.gallery import Filter, Gallery
-from gesso.serving.http.context import Context
 from gesso.serving.jobs import Output
 from gesso.serving.picture_rows import row_of, words_of
 from gesso.serving.store import TRASH_SECONDS, JobStore
@@ -131,7 +131,7 @@ def test_searches(made: Context, asking: TestClient, query: str, found: str) -> 
 
 def test_words_are_those_of_prompts_and_settings() -> None:
     request = {
-        "prompt": "A  Cat\n<lora:x:1>",
+        "prompt": "A  Cat\n<lora:x:1> <LYCO:Old>",
         "loras": [{"name": "Ink"}],
         "guidance_scale": 2.5,
         "source": {"strength": 0.6},
@@ -139,7 +139,8 @@ def test_words_are_those_of_prompts_and_settings() -> None:
         "num_steps": True,
     }
     words = words_of(request, "a {cat|dog}", model="m", seed=2**64 - 1, size=(8, 16))
-    for word in ("a cat", "seed:18446744073709551615", "lora:ink", "guidance:2.5", "strength:0.6", "control:edges"):
+    named = ("lora:ink", "lora:x", "lora:old", "control:edges")
+    for word in ("a cat", "seed:18446744073709551615", "guidance:2.5", "strength:0.6", *named):
         assert f" {word} " in words, words
     assert "{cat|dog}" in words and "steps" not in words
 
@@ -157,6 +158,28 @@ def test_any_part_of_a_list_can_be_had(made: Context, asking: TestClient) -> Non
     assert listed(asking, limit=1) == newer
     for wrong in ({"cursor": "x"}, {"limit": 0}, {"skip": -1}, {"limit": 201}, {"q": "x" * 501}, {"q": "a " * 17}):
         assert asking.get("/v1/images", params=wrong).status_code == 400, wrong
+
+
+def test_days_add_up_to_places_in_the_list(made: Context, asking: TestClient) -> None:
+    ids = [*draw(made, asking, "a red car", count=3), *draw(made, asking, "a blue car", count=2)]
+    hour = 3600.0
+    ends = [10 * hour, 23.5 * hour, 24.5 * hour, 25 * hour, 40 * 24 * hour]  # since 1970, in UTC
+    with made.store.database.writing() as connection:
+        for id, at in zip(ids, ends, strict=True):
+            connection.execute(update(pictures).where(pictures.c.output == id).values(created_at=at))
+
+    def days(**query: Any) -> list[tuple[str, int]]:
+        answer = asking.get("/v1/images/days", params=query)
+        assert answer.status_code == 200, answer.text
+        return [(one["day"], one["images"]) for one in answer.json()["days"]]
+
+    assert days() == [("1970-02-10", 1), ("1970-01-02", 2), ("1970-01-01", 2)]
+    assert days(east=60) == [("1970-02-10", 1), ("1970-01-02", 3), ("1970-01-01", 1)]
+    assert days(east=-90) == [("1970-02-09", 1), ("1970-01-01", 4)]
+    assert days(q="red") == [("1970-01-02", 1), ("1970-01-01", 2)] and days(q="green") == []
+    place = days()[0][1]
+    assert listed(asking, skip=place, limit=1) == [ids[3]]
+    problem(asking.get("/v1/images/days?east=1441"), 400, "invalid_field")
 
 
 def test_fifty_thousand_pictures_are_listed_quickly(tmp_path: Path) -> None:

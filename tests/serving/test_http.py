@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from gesso.api.checking import Checker, defaults, family_facts
+from gesso.api.context import Context
 from gesso.pictures.reading import mask_digest, picture_digest
 from gesso.request.request import TextToImageRequest
-from gesso.serving.http.checking import Checker, defaults, family_facts
-from gesso.serving.http.context import Context
 from gesso.serving.jobs import JobStatus
 from serving.served import CAR, PNG, client, context, drawn, finish, lease, problem, server
 
@@ -236,7 +236,7 @@ def test_a_job_is_checked_too(still: Context, refusing: TestClient, body: Any, f
 
 
 def test_a_format_that_cannot_be_written_is_told(refusing: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gesso.serving.http.submitting.FORMATS", ("PNG",))
+    monkeypatch.setattr("gesso.api.submitting.FORMATS", ("PNG",))
     answer = refusing.post("/v1/jobs", json=CAR | {"output": {"format": "avif"}})
     problem(answer, 400, "unsupported", "output.format")
 
@@ -261,13 +261,13 @@ def test_front_ends_read_flags_and_choices(made: Context, asking: TestClient) ->
 
 @pytest.mark.parametrize("counted", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_is_checked_without_torch_is_what_the_pipelines_check(counted: bool) -> None:
-    from gesso.serving.http.family_table import FILE, table
+    from gesso.api.family_table import FILE, table
 
     saved, fresh = json.loads(FILE.read_text(encoding="utf-8")), table(counted=counted)
     if not counted:
         for family in saved["families"].values():
             del family["activations"]
-    assert saved == fresh, "make it anew: python -m gesso.serving.http.family_table"
+    assert saved == fresh, "make it anew: python -m gesso.api.family_table"
     assert {"sd15", "sdxl", "gesso-mini"} <= saved["families"].keys()
 
 
@@ -726,7 +726,7 @@ def test_health_readiness_and_numbers(made: Context, asking: TestClient) -> None
     assert ready.status_code == 200 and ready.json()["checks"] == {"database": True, "disk": True, "worker": True}
     drawn(made, asking)
     asking.post("/v1/jobs", json=CAR)
-    from gesso.serving.http.keeping import Housekeeper
+    from gesso.api.keeping import Housekeeper
 
     Housekeeper(made.store, made.blobs, made.metrics).count()
     text = asking.get("/metrics").text

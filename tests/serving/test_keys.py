@@ -13,10 +13,10 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
+from gesso.api.context import Context, Rule
+from gesso.api.openapi import TAGS
 from gesso.errors import GessoError
-from gesso.serving.http.app import bare_app, check_rules
-from gesso.serving.http.context import Context, Rule
-from gesso.serving.http.openapi import TAGS
+from gesso.server.app import bare_app, check_rules
 from gesso.serving.jobs import JobStatus
 from gesso.serving.keys import IMPLIED, SCOPES, KeyStore
 from serving.served import CAR, PNG, client, context, finish, lease, problem

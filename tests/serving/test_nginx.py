@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gesso.serving.http.context import Context
+from gesso.api.context import Context
 from serving.drawing_server import working
 from serving.objects import free_port
 from serving.served import CAR, PNG, context, finish, lease, problem, server

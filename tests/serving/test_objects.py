@@ -14,11 +14,11 @@ import httpx
 import pytest
 
 from gesso.errors import GessoError
+from gesso.server.run import worker_options
 from gesso.serving import drawing as drawing_module
 from gesso.serving import objects as objects_module
 from gesso.serving import worker as worker_module
 from gesso.serving.blobs import BlobStore
-from gesso.serving.http.server import worker_options
 from gesso.serving.jobs import JobStatus
 from gesso.serving.objects import MARK, ObjectStore
 from gesso.serving.settings import read_settings

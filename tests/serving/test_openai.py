@@ -15,16 +15,16 @@ import openai
 import pytest
 from PIL import Image
 
+from gesso.api.checking import Facts, family_facts
+from gesso.api.context import Context
+from gesso.api.problems import HttpError
 from gesso.pictures.picture_file import read_picture
 from gesso.request.migrations import SCHEMA, VERSION
 from gesso.request.request import TextToImageRequest
-from gesso.serving.http.checking import Facts, family_facts
-from gesso.serving.http.context import Context
-from gesso.serving.http.problems import HttpError
 from gesso.serving.jobs import JobStatus
-from gesso.serving.openai import answers, routes
-from gesso.serving.openai.links import is_signed, signed_path
-from gesso.serving.openai.reading import (
+from gesso.surfaces.openai import answers, routes
+from gesso.surfaces.openai.links import is_signed, signed_path
+from gesso.surfaces.openai.reading import (
     EXTRAS,
     PARAMETERS,
     Asked,

@@ -17,10 +17,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from gesso.serving.http.app import bare_app
-from gesso.serving.http.openapi import TAGS, document
-from gesso.serving.http.problems import STATUSES
-from gesso.serving.http.reference import text
+from gesso.api.openapi import TAGS, document
+from gesso.api.problems import STATUSES
+from gesso.server.app import bare_app
+from gesso.server.reference import text
 from serving.served import CAR, PNG, client, context, drawn
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ CHECKS = [
 
 def test_the_file_is_fresh() -> None:
     saved = (ROOT / "docs" / "openapi.json").read_text(encoding="utf-8")
-    assert saved == text(), "make it anew: python -m gesso.serving.http.reference >docs/openapi.json"
+    assert saved == text(), "make it anew: python -m gesso.server.reference >docs/openapi.json"
 
 
 def test_the_document_is_openapi_3_1() -> None:
@@ -122,7 +122,7 @@ def test_statuses_of_codes_are_documented() -> None:
 
 def asked(made: Any, examples: int, operations: set[str] | None = None) -> tuple[int, list[str]]:
     """How many requests were made of what schemathesis thinks of, and what was wrong with the answers."""
-    from gesso.serving.http.app import create_app
+    from gesso.server.app import create_app
 
     schema = schemathesis.openapi.from_dict(DOCUMENT)
     count, wrong = 0, list[str]()

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gesso.serving.page.browser import has_display, is_wanted
-from gesso.serving.page.files import ASSETS, FOLDER, INDEX, page_files
+from gesso.server.page.browser import has_display, is_wanted
+from gesso.server.page.files import ASSETS, FOLDER, INDEX, page_files
 from serving.served import client, context
 
 ROOT = Path(__file__).parents[2]

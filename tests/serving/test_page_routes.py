@@ -15,10 +15,10 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import save_file
 from starlette.testclient import TestClient
 
-from gesso.serving.http.context import Context
-from gesso.serving.http.helper import Helper
-from gesso.serving.http.problems import HttpError
-from gesso.serving.http.reading import WITH_OPENCV
+from gesso.api.context import Context
+from gesso.api.helper import Helper
+from gesso.api.problems import HttpError
+from gesso.api.reading import WITH_OPENCV
 from serving.served import CAR, PNG, client, context, drawn, finish, lease, problem, server
 
 

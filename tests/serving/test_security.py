@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from gesso.api.addresses import Address, check_address, is_public, resolve
+from gesso.api.context import Context
+from gesso.api.guard import SECURITY_HEADERS
+from gesso.api.signing import signature
+from gesso.api.webhooks import PAUSES, Webhooks
+from gesso.api.webhooks import post as send
 from gesso.errors import GessoError
-from gesso.serving.http.addresses import Address, check_address, is_public, resolve
-from gesso.serving.http.context import Context
-from gesso.serving.http.guard import SECURITY_HEADERS
-from gesso.serving.http.signing import signature
-from gesso.serving.http.webhooks import PAUSES, Webhooks
-from gesso.serving.http.webhooks import post as send
 from gesso.serving.jobs import JobStatus
 from serving.served import CAR, client, context, drawn, finish, lease, problem, server
 
@@ -325,7 +325,7 @@ def test_many_slow_clients_keep_nobody_out(address: tuple[str, int]) -> None:
 def test_forwarded_addresses_are_believed_of_known_proxies_alone(
     made: Context, caplog: pytest.LogCaptureFixture, peer: str, forwarded: str, seen: str
 ) -> None:
-    with client(made, client=(peer, 1)) as asking, caplog.at_level(logging.INFO, "gesso.serving.http.guard"):
+    with client(made, client=(peer, 1)) as asking, caplog.at_level(logging.INFO, "gesso.api.guard"):
         headers = {"X-Forwarded-For": forwarded.encode("latin-1")} if forwarded else {}
         asking.get("/healthz", headers=headers)
     assert caplog.records[-1].client == seen  # type: ignore[attr-defined]
@@ -494,8 +494,8 @@ def wait(condition: Any, seconds: float = 10) -> None:
 
 
 def test_a_webhook_is_told_signed_and_again_until_it_hears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gesso.serving.http.webhooks.PAUSES", (0.01,) * 8)
-    monkeypatch.setattr("gesso.serving.http.webhooks.LOOK", 0.02)
+    monkeypatch.setattr("gesso.api.webhooks.PAUSES", (0.01,) * 8)
+    monkeypatch.setattr("gesso.api.webhooks.LOOK", 0.02)
     secret = "whsec_" + base64.b64encode(b"a secret of 24 bytes ...").decode()
     with receiver(500, 302) as (url, own), context(tmp_path, webhooks="any") as made, client(made) as asking:
         telling = Webhooks(made.store, "any", made.metrics)
@@ -517,7 +517,7 @@ def test_a_webhook_is_told_signed_and_again_until_it_hears(tmp_path: Path, monke
 
 
 def test_a_webhook_is_told_after_the_server_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gesso.serving.http.webhooks.LOOK", 0.02)
+    monkeypatch.setattr("gesso.api.webhooks.LOOK", 0.02)
     with receiver() as (url, own):
         with context(tmp_path, webhooks="any") as made, client(made) as asking:
             drawn(made, asking, CAR | {"webhook": {"url": url, "secret": "x" * 24}})
@@ -532,7 +532,7 @@ def test_a_webhook_is_told_after_the_server_was_stopped(tmp_path: Path, monkeypa
 def test_a_webhook_that_is_gone_or_not_allowed_any_more_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gesso.serving.http.webhooks.LOOK", 0.02)
+    monkeypatch.setattr("gesso.api.webhooks.LOOK", 0.02)
     with receiver(410) as (url, own), context(tmp_path, webhooks="any") as made, client(made) as asking:
         drawn(made, asking, CAR | {"webhook": {"url": url, "secret": "x" * 24}})
         telling = Webhooks(made.store, "any", made.metrics)
@@ -548,7 +548,7 @@ def test_a_webhook_that_is_gone_or_not_allowed_any_more_is_given_up(
 
 
 def test_an_answer_that_comes_byte_by_byte_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gesso.serving.http.webhooks.WHOLE", 0.5)
+    monkeypatch.setattr("gesso.api.webhooks.WHOLE", 0.5)
     with closing(socket.create_server(("127.0.0.1", 0))) as listening:
 
         def drip() -> None:

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from sqlalchemy import func, select
 
-from gesso.serving.http.context import Context
+from gesso.api.context import Context
 from gesso.serving.tables import jobs, uploads
 from serving.served import client, context
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gesso.serving.http.context import Context
+from gesso.api.context import Context
 from gesso.serving.jobs import JobStatus
 from gesso.serving.options import WorkerOptions
 from gesso.serving.supervisor import ChildProcess, Supervisor
@@ -157,7 +157,7 @@ def test_more_than_fit_into_one_go_are_all_done() -> None:
 
 
 def test_a_queue_that_was_full_a_moment_ago_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gesso.serving.http.submitting.FULL_SECONDS", 1000.0)
+    monkeypatch.setattr("gesso.api.submitting.FULL_SECONDS", 1000.0)
     with context(tmp_path, rate=10**6, max_queue=2) as made, client(made) as asking:
         accepted = [asking.post("/v1/jobs", json=tiny(), headers={"Idempotency-Key": key}) for key in "ab"]
         assert [answer.status_code for answer in accepted] == [202, 202]

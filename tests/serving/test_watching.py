@@ -13,10 +13,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from gesso.api.keeping import Housekeeper
 from gesso.cli.main import run
 from gesso.serving import numbers
 from gesso.serving.drawing import Drawing, Encoded
-from gesso.serving.http.keeping import Housekeeper
 from gesso.serving.jobs import Worker
 from gesso.serving.numbers import Numbers, difference, is_flat
 from serving.databases import postgres_server

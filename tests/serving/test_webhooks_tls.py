@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gesso.serving.http.webhooks import Webhooks
+from gesso.api.webhooks import Webhooks
 from serving.served import CAR, client, context, drawn
 
 trustme = pytest.importorskip("trustme", reason="trustme is not installed")
@@ -36,8 +36,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         return found("127.0.0.1" if host == NAME else host, *args, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", here)
-    monkeypatch.setattr("gesso.serving.http.webhooks.LOOK", 0.02)
-    monkeypatch.setattr("gesso.serving.http.webhooks.PAUSES", (0.01,) * 2 + (1000.0,))
+    monkeypatch.setattr("gesso.api.webhooks.LOOK", 0.02)
+    monkeypatch.setattr("gesso.api.webhooks.PAUSES", (0.01,) * 2 + (1000.0,))
 
 
 @contextmanager

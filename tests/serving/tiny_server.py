@@ -10,7 +10,8 @@ from pathlib import Path
 
 
 def serve(folder: str, settings: str) -> None:
-    from gesso.serving.http import keeping, server
+    from gesso.api import keeping
+    from gesso.server import run
     from gesso.serving.options import WorkerOptions
     from gesso.serving.settings import ServeSettings
     from gesso.serving.supervisor import ChildProcess, Supervisor
@@ -18,11 +19,11 @@ def serve(folder: str, settings: str) -> None:
     def launch(name: str, options: WorkerOptions) -> ChildProcess:
         return ChildProcess([sys.executable, "-m", "serving.tiny_server", "--work", folder, name], options)
 
-    server.Supervisor = partial(Supervisor, launch=launch)  # type: ignore[misc,assignment]
+    run.Supervisor = partial(Supervisor, launch=launch)  # type: ignore[misc,assignment]
     made = ServeSettings(home=Path(folder), port=0, device="cpu", threads=1, **json.loads(settings))
     keeping.SWEEP_SECONDS = 20.0  # a day is short here
     assert "torch" not in sys.modules, "the server's memory is to be that of a server"
-    server.serve(made, lambda address: print(address, flush=True))
+    run.serve(made, lambda address: print(address, flush=True))
 
 
 def work(folder: str, name: str) -> None:

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gesso.api.context import Context
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.runtime.engine import Engine
-from gesso.serving.http.context import Context
 from gesso.serving.worker import WorkerLoop
 from serving.drawing_server import working
 from tiny_models import save_tiny_mini

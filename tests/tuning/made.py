@@ -14,6 +14,7 @@ from gesso.families.parts import ModelParts
 from gesso.training.task import generator_for
 from gesso.tuning.buckets import Framing
 from gesso.tuning.dataset import Example, Subset
+from gesso.tuning.distilling import DistilTask
 from gesso.tuning.latents import Encoded
 from gesso.tuning.learners import LoraLearner, make_learner
 from gesso.tuning.run import objective_of
@@ -96,8 +97,10 @@ def made_task(
     if isinstance(learner, LoraLearner):
         with torch.no_grad():
             for name, parameter in learner.factors.named_parameters():
-                if name.endswith("up"):
+                if name.endswith((".up", ".w2", ".w2_b")):  # those that begin at zero
                     parameter.normal_(0, 0.05, generator=generator)
+                elif name.endswith(".magnitude"):
+                    parameter.mul_(1 + 0.1 * torch.rand(parameter.shape, generator=generator, dtype=dtype))
     latents = {}
     for place, one in enumerate(pictures):
         width, height = one.framing.bucket
@@ -105,7 +108,7 @@ def made_task(
         mean = torch.randn(parts.family.vae.latent_channels, height // down, width // down, generator=generator)
         for flip in (False, True):
             latents[place, flip] = Encoded(mean.flip(-1) if flip else mean, torch.full_like(mean, 0.1), None)
-    return TuningTask(
+    return (DistilTask if settings.kind == "distil" else TuningTask)(
         parts,
         learner,
         pictures,
@@ -116,4 +119,5 @@ def made_task(
         held=held,
         text_rate=settings.text_rate,
         checkpointing=bool(settings.checkpointing),
+        preserved=(settings.trigger, settings.preserve) if settings.preserve else None,
     )

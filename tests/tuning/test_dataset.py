@@ -59,9 +59,9 @@ def test_what_is_left_alone_is_named(tmp_path):
     told = " / ".join(found.notes)
     assert "a.png and a.jpg share one caption file" in told
     assert "pictures in the folder more are not read" in told
-    assert "shard.tar is not read: unpack it" in told
+    assert "shard.tar is not read: it stands beside pictures" in told
     assert "state.pkl is not read: pickles can run code" in told
-    assert "part.parquet is not read: export the pictures" in told
+    assert "part.parquet is not read: it stands beside pictures" in told
 
 
 def test_a_folder_with_a_reg_folder(tmp_path):
@@ -147,8 +147,8 @@ def test_what_is_no_data_set(tmp_path):
     with pytest.raises(GessoError, match="not a folder"):
         read(tmp_path / "picture.png")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "x.tar").write_bytes(b"")
-    with pytest.raises(GessoError, match=r"no pictures to train on \(x\.tar is not read: unpack it"):
+    (tmp_path / "empty" / "x.zip").write_bytes(b"")
+    with pytest.raises(GessoError, match=r"no pictures to train on \(x\.zip is not read: unpack it"):
         read(tmp_path / "empty")
     save_picture(tmp_path / "bad" / "a.png", 1)
     (tmp_path / "bad" / "a.txt").write_bytes(b"caf\xe9")

@@ -124,6 +124,35 @@ def test_an_embedding_becomes_a_word_that_the_vocabulary_lacks(root: Path, tmp_p
     assert drawn["with"].image.tobytes() != drawn["without"].image.tobytes()
 
 
+def test_a_lora_carries_the_word_that_it_learned(root: Path, tmp_path: Path) -> None:
+    """Pivotal tuning: both learn, and one file draws with both."""
+    run = made(
+        root, tmp_path, "lora", learn_word=True, trigger="teapot", vectors=2, init="red", rank=2, optimizer="muon"
+    )
+    assert run.explain()["unknown_words"] == []
+    assert run.settings.vector_rate == 2e-2
+    assert run.train()
+    path = tmp_path / "mine.safetensors"
+    run.write(path)
+    average = load_average(tmp_path / "run")
+    tensors = load_file(path)
+    assert torch.equal(tensors["bundle_emb.teapot.emb_params"], average["vectors"]["table.text"])
+    start = load_parts(root / "mini.safetensors", dtype=torch.float32)
+    (token,) = start.tokenizer.tokens("red")
+    moved = (tensors["bundle_emb.teapot.emb_params"] - start.text.token_embedding.weight[token.id]).abs().max()
+    assert 0.01 < float(moved) < 0.1  # three steps of 0.02
+    assert any(value.any() for name, value in average["factors"].items() if name.endswith("up"))
+    engine = Engine("cpu", "float32")
+    draw = TextToImage(engine, engine.load(root / "mini.safetensors"), finder=NamedFiles({"lora": {"mine": path}}))
+    (plain,), (steered,) = (
+        draw(TextToImageRequest(prompt=prompt, seed=1, num_steps=2))
+        for prompt in ("a teapot", "a teapot <lora:mine:1>")
+    )
+    assert any("teapot" in str(notice) for notice in plain.notices)
+    assert not any("teapot" in str(notice) for notice in steered.notices)
+    assert plain.image.tobytes() != steered.image.tobytes()
+
+
 def test_samples_are_drawn_with_the_word(root: Path, tmp_path: Path) -> None:
     run = made(root, tmp_path, "embedding", samples=True, sample_prompts=("a teapot",), sample_steps=2, report_every=3)
     assert run.train()
@@ -154,7 +183,10 @@ def test_vectors_without_words_begin_at_random_and_both_encoders_of_sdxl_learn()
     [
         ({"kind": "embedding"}, "`trigger` .*: expected the word that the embedding will be called by"),
         ({"kind": "embedding", "trigger": "x", "optimizer": "muon"}, "`optimizer` .*: expected adamw"),
-        ({"kind": "hypernetwork"}, "`kind` 'hypernetwork': expected one of lora, full, embedding"),
+        ({"kind": "hypernetwork"}, "`kind` 'hypernetwork': expected one of lora, full, embedding, controlnet, distil"),
+        ({"kind": "full", "learn_word": True, "trigger": "x"}, "`learn_word` True: expected false: only a LoRA"),
+        ({"learn_word": True}, "`trigger` '': expected the word that is learned"),
+        ({"learn_word": True, "trigger": "a/b"}, "`trigger` 'a/b': expected the word that is learned, without slashes"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, str], message: str) -> None:

@@ -17,6 +17,7 @@ from gesso.checkpoints import keymap
 from gesso.families.base import Family
 from gesso.families.saving import folder_rules
 from gesso.tuning.conditions import sizes_of
+from gesso.tuning.layer_factors import Factors, KroneckerFactors, LayerFactors, MagnitudeFactors
 from gesso.tuning.settings import TuningSettings
 from gesso.tuning.task import TuningTask
 from tiny_sd import TINY_SD, TINY_SD21, TINY_SDXL, save_tiny_folder
@@ -40,36 +41,68 @@ def theirs(family: Family, folder: Path) -> Any:
         return kind.from_pretrained(folder, **others).to(torch.float64)
 
 
-def adapt(pipe: Any, task: TuningTask, settings: TuningSettings) -> dict[str, tuple[Tensor, Tensor]]:
-    """PEFT's adapters with our numbers -> their down and up by our names."""
-    peft = pytest.importorskip("peft")
+def config_for(settings: TuningSettings, modules: list[str], ranks: dict[str, int]) -> Any:
+    """PEFT's settings for ours. ranks: by their names, where they are not all the same"""
+    import peft
+
+    if settings.algorithm == "lokr":
+        return peft.LoKrConfig(
+            r=settings.rank, alpha=settings.alpha, target_modules=modules, decompose_factor=settings.lokr_factor or -1
+        )
+    others = {name: rank for name, rank in ranks.items() if rank != settings.rank}
+    return peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=modules,
+        use_dora=settings.dora,
+        use_rslora=settings.rslora,
+        rank_pattern=others,
+        alpha_pattern={name: settings.alpha * rank / settings.rank for name, rank in others.items()},
+    )
+
+
+def pairs_of(layer: Any, factors: LayerFactors) -> list[tuple[Tensor, Tensor]]:
+    """Our parameters and PEFT's of one layer."""
+    if isinstance(factors, MagnitudeFactors):
+        magnitude = layer.lora_magnitude_vector["default"].weight
+        return [*pairs_of(layer, factors.inner), (factors.magnitude, magnitude)]
+    if isinstance(factors, KroneckerFactors):
+        return [(ours, getattr(layer, f"lokr_{name}")["default"]) for name, ours in factors.named_parameters()]
+    return [(factors.down, layer.lora_A["default"].weight), (factors.up, layer.lora_B["default"].weight)]
+
+
+def adapt(pipe: Any, task: TuningTask, settings: TuningSettings) -> dict[str, list[tuple[Tensor, Tensor]]]:
+    """PEFT's adapters with our numbers -> our parameters and theirs by our names."""
+    pytest.importorskip("peft")
     family = task.parts.family
     target = Target(family.name, family.layout, task.parts.networks)
-    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for ours, name in PARTS.items():
-        if ours not in task.parts.networks or not task.learner.factors.of(ours):
+        if not any(one.partition(".")[0] == ours for one, _ in task.learner.factors.items()):
             continue
         network = getattr(pipe, name)
         network.requires_grad_(False)
         modules = (UNET + (RESIDUAL if settings.conv_rank else [])) if ours == "unet" else TEXT
-        network.add_adapter(peft.LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=modules))
+        known = dict(network.named_modules())
+        dotted: dict[str, LayerFactors] = {}
+        for full, factors in task.learner.factors.items():
+            component, _, module = full.partition(".")
+            if component == ours:
+                own = target.dotted_of(component, module).partition(".")[2]
+                # Newer releases of transformers name the parts of a text encoder without a prefix.
+                own = own if own in known else own.removeprefix("text_model.")
+                dotted[own] = factors
+                pairs[full] = []
+        ranks = {own: one.down.shape[0] for own, one in dotted.items() if isinstance(one, Factors)}
+        network.add_adapter(config_for(settings, modules, ranks))
         layers = dict(network.named_modules())
-        adapted = {key for key, layer in layers.items() if hasattr(layer, "lora_A")}
-        for key, factors in task.learner.factors.layers.items():
-            component, _, module = task.learner.factors.names[key].partition(".")
-            if component != ours:
-                continue
-            dotted = target.dotted_of(component, module).partition(".")[2]
-            if dotted not in layers:  # newer releases of transformers name the parts of a text encoder so
-                dotted = dotted.removeprefix("text_model.")
-            adapted.remove(dotted)
-            layer = layers[dotted]
-            down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        assert {key for key, layer in layers.items() if hasattr(layer, "base_layer")} == dotted.keys()  # none more
+        names = [full for full in task.learner.factors.names.values() if full.partition(".")[0] == ours]
+        for full, (own, factors) in zip(names, dotted.items(), strict=True):
+            pairs[full] = pairs_of(layers[own], factors)
             with torch.no_grad():
-                down.copy_(factors.down.reshape(down.shape))
-                up.copy_(factors.up.reshape(up.shape))
-            pairs[task.learner.factors.names[key]] = down, up
-        assert adapted == set()  # the same layers, none more
+                for mine, peer in pairs[full]:
+                    peer.copy_(mine.reshape(peer.shape))
     return pairs
 
 
@@ -120,10 +153,26 @@ CASES = {
     ),
     "SD 2.1": (TINY_SD21, TuningSettings(rank=4, alpha=4.0, min_snr=5.0)),
     "SDXL": (TINY_SDXL, TuningSettings(rank=4, alpha=1.0)),
+    "DoRA with convolutions": (TINY_SD, TuningSettings(rank=4, alpha=2.0, conv_rank=4, conv_alpha=2.0, dora=True)),
+    "rank-stabilised, by block": (
+        TINY_SD,
+        TuningSettings(rank=4, alpha=2.0, rslora=True, block_ranks=("down.1=2", "up=8")),
+    ),
+    "LoKr with text and convolutions": (
+        TINY_SD,
+        TuningSettings(
+            rank=4, alpha=2.0, conv_rank=4, conv_alpha=2.0, algorithm="lokr", lokr_factor=2, train_text=True
+        ),
+    ),
 }
 
 
-QUICK = ("SD 1.5 with text, convolutions and min-SNR", "SDXL")
+QUICK = (
+    "SD 1.5 with text, convolutions and min-SNR",
+    "SDXL",
+    "DoRA with convolutions",
+    "LoKr with text and convolutions",
+)
 
 
 @pytest.mark.parametrize(
@@ -147,9 +196,9 @@ def test_loss_and_gradients(case: str, tmp_path: Path) -> None:
 
     assert abs(loss.item() / expected.item() - 1) < LIMIT
     grads = {
-        (name, part): (ours.grad.reshape(peer.shape), peer.grad)
-        for name, factors in zip(task.learner.factors.names.values(), task.learner.factors.layers.values(), strict=True)
-        for part, ours, peer in zip(("down", "up"), (factors.down, factors.up), pairs[name], strict=True)
+        (name, place): (ours.grad.reshape(peer.shape), peer.grad)
+        for name, both in pairs.items()
+        for place, (ours, peer) in enumerate(both)
     }
     # A norm over one channel takes the time away: such gradients are rounding in both.
     least = 1e-9 * sum(float(peer.norm()) ** 2 for _, peer in grads.values()) ** 0.5

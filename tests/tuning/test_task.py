@@ -11,6 +11,7 @@ from gesso.adapters.attaching import attach
 from gesso.adapters.lora import read_lora
 from gesso.adapters.names import Target
 from gesso.checkpoints.weight_file import open_weights
+from gesso.errors import GessoError
 from gesso.tuning.captions import CaptionRules
 from gesso.tuning.conditions import Conditions, sizes_of
 from gesso.tuning.dataset import Subset
@@ -125,12 +126,17 @@ def test_masked_pictures_do_not_learn_what_is_outside():
     assert losses[0] == 0 < losses[1]
 
 
+@pytest.mark.parametrize("kind", [{}, {"dora": True, "rslora": True}, {"algorithm": "lokr"}, {"lokr_whole": True}])
 @pytest.mark.parametrize(
     "family", [TINY_SD, pytest.param(TINY_SDXL, marks=pytest.mark.slow)], ids=lambda family: family.name
 )
-def test_the_file_does_what_the_training_did(family, tmp_path):
+def test_the_file_does_what_the_training_did(family, kind, tmp_path):
     """The change of the network's output, read from the file and attached, is that of the hooks; to half precision."""
-    settings = TuningSettings(rank=4, alpha=2.0, conv_rank=3, conv_alpha=6.0, train_text=True, caption_dropout=0.0)
+    if kind.get("lokr_whole"):
+        kind = {"algorithm": "lokr", "lokr_factor": 4, **kind}
+    settings = TuningSettings(
+        rank=4, alpha=2.0, conv_rank=3, conv_alpha=6.0, train_text=True, caption_dropout=0.0, **kind
+    )
     parts = double(family)
     task = made_task(parts, found(["a"]), settings)
     target = Target(family.name, family.layout, parts.networks)
@@ -150,6 +156,30 @@ def test_the_file_does_what_the_training_did(family, tmp_path):
     for ours, theirs, before in zip(trained, attached, plain, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
         assert (ours - before).abs().max() > 1e-3
+
+
+def test_a_class_is_held_to_what_it_is_without_the_lora():
+    """The drift is the gap between the outputs with and without; nothing of captions that do not have the trigger."""
+    settings = TuningSettings(rank=4, trigger="sks", preserve="dog", caption_dropout=0.0, prior_weight=0.5)
+    task = made_task(double(TINY_SD), found(["a red SKS", "a cat"], bucket=(128, 128)), settings)
+    latents, eps = torch.randn(2, 2, 4, 16, 16, generator=torch.Generator().manual_seed(1)).double()
+    times = torch.tensor([500, 300])
+    rows = [0, 1], [False, False]
+    gaps = task.drift(*rows, ["a red SKS", "a cat"], latents, eps, times)
+    x = task.objective.noisy(latents, eps, times)
+    with torch.no_grad():
+        on = task.predict(*rows, ["a red dog", "a cat"], x, times)
+        with task.learner.factors.off():
+            off = task.predict(*rows, ["a red dog", "a cat"], x, times)
+    assert gaps[0].item() == pytest.approx((on - off)[0].square().mean().item()) and gaps[1] == 0
+    gaps.sum().backward()
+    assert any(p.grad is not None and p.grad.any() for p in task.learner.factors.parameters())
+    loss, figures = task.loss(0, 2, 0)
+    assert loss.item() == pytest.approx(figures["loss"].item() + 0.5 * figures["drift"].item())
+    with pytest.raises(GessoError, match="`preserve` 'dog': expected a `trigger` beside it"):
+        TuningSettings(preserve="dog")
+    with pytest.raises(GessoError, match="only a LoRA can be left out"):
+        TuningSettings(kind="full", trigger="sks", preserve="dog")
 
 
 def test_estimates_count_what_is_there():

@@ -1,10 +1,12 @@
 """Prompts in eleven languages are read in English, and English ones are left alone."""
 
+from collections.abc import Callable
+
 import pytest
 
 from gesso.world.languages import languages
 from gesso.world.objects import things
-from gesso.world.translating import NAMES, in_english, language_of
+from gesso.world.translating import NAMES, in_english, language_of, mixed_in_english
 
 ENGLISH = frozenset(
     {"a", "an", "and", "the", "on", "in", "with", "of", "red", "blue", "cat", "dog", "apple", "car"}
@@ -31,6 +33,22 @@ SENTENCES = {
     "三只猫和一只狗": ("zh", "three cats and a dog"),
     "红苹果": ("zh", "red apple"),
     "a cat und ein hund": ("de", "a cat and a dog"),
+    "3 Katzen": ("de", "three cats"),
+    "3匹の猫": ("ja", "three cats"),
+    "3只猫和2只狗": ("zh", "three cats and two dogs"),
+    "赤い car と 猫": ("ja", "red car and cat"),
+}
+
+# English with words of other scripts among it.
+MIXED = {
+    "a red car 猫": ("a red car cat", ("ja",)),
+    "red猫car": ("red cat car", ("ja",)),
+    "a red 猫, a blue собака": ("a red cat, a blue dog", ("ja", "ru")),
+    "три кота and a dog": ("three cats and a dog", ("ru",)),
+    "a 猫 on a hill --steps 1": ("a cat on a hill --steps 1", ("ja",)),
+    "a red 车 on the 龘龘": ("a red car on the 龘龘", ("zh",)),
+    "Ελλάδα and a dog": ("Ελλάδα and a dog", ()),
+    "a  red  car,": ("a  red  car,", ()),
 }
 
 
@@ -39,6 +57,13 @@ def test_sentences(text: str) -> None:
     code, english = SENTENCES[text]
     assert language_of(text, ENGLISH.__contains__) == code
     assert in_english(text, code) == english
+
+
+@pytest.mark.parametrize("is_known", [ENGLISH.__contains__, lambda word: False], ids=["words", "none"])
+@pytest.mark.parametrize("text", list(MIXED))
+def test_of_a_mixed_text_the_words_of_other_scripts_are_read(text: str, is_known: Callable[[str], bool]) -> None:
+    assert language_of(text, is_known) is None
+    assert mixed_in_english(text, is_known) == MIXED[text]
 
 
 @pytest.mark.parametrize(
@@ -84,3 +109,5 @@ def test_every_language_has_its_name() -> None:
 def test_a_long_text_takes_linear_time() -> None:
     text = "ein roter Apfel und drei Katzen " * 300
     assert in_english(text, "de").count("a red apple") == 300
+    text = "a red 猫 and " * 300
+    assert mixed_in_english(text, ENGLISH.__contains__)[0].count("a red cat") == 300

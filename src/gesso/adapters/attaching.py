@@ -331,5 +331,6 @@ def _sum(stored: Tensor | None, changes: Sequence[tuple[Any, float]]) -> Tensor 
     total = base.clone()
     for change, strength in active:
         total += strength * (change.to(base) if isinstance(change, Tensor) else change.delta(base))
-    summed: Tensor = torch.empty_like(stored.detach()).copy_(total)
+    packed = getattr(stored, "packed", None)  # its plain weight has the dtype of the file, not that of the network
+    summed: Tensor = torch.empty_like(stored.detach(), dtype=packed.dtype if packed else None).copy_(total)
     return summed

@@ -49,6 +49,19 @@ _UNION = [
 ]
 
 
+def diffusers_rules(config: ControlNetConfig, *, linear: bool) -> list[Rule]:
+    """The table of the diffusers library. linear: projections of the transformers are linear (SD 2, SDXL)."""
+    return [
+        *diffusers.unet_rules(config.unet, linear=linear),
+        Rule(f"{_DIFFUSERS_HINT}conv_in.{{p}}", "hint.conv_in.{p}"),
+        Rule(f"{_DIFFUSERS_HINT}blocks.{{i}}.{{p}}", "hint.blocks.{i}.{p}"),
+        Rule(f"{_DIFFUSERS_HINT}conv_out.{{p}}", "hint.conv_out.{p}"),
+        Rule("controlnet_down_blocks.{i}.{p}", "zero_down.{i}.{p}"),
+        Rule("controlnet_mid_block.{p}", "zero_mid.{p}"),
+        *_UNION,
+    ]
+
+
 @dataclass(frozen=True)
 class ControlNetFile:
     """The header of a ControlNet file.
@@ -129,15 +142,7 @@ class ControlNetFile:
         """The table of the file. linear: projections of the transformers are linear (SD 2, SDXL)."""
         blocks = 2 * (len(config.hint_channels) - 1)
         if self.folder:
-            rules = [
-                *diffusers.unet_rules(config.unet, linear=linear),
-                Rule(f"{_DIFFUSERS_HINT}conv_in.{{p}}", "hint.conv_in.{p}"),
-                Rule(f"{_DIFFUSERS_HINT}blocks.{{i}}.{{p}}", "hint.blocks.{i}.{p}"),
-                Rule(f"{_DIFFUSERS_HINT}conv_out.{{p}}", "hint.conv_out.{p}"),
-                Rule("controlnet_down_blocks.{i}.{p}", "zero_down.{i}.{p}"),
-                Rule("controlnet_mid_block.{p}", "zero_mid.{p}"),
-                *_UNION,
-            ]
+            rules = diffusers_rules(config, linear=linear)
         else:  # every second number is an activation
             rules = [
                 *ldm.unet_rules(config.unet, linear=linear),

@@ -57,6 +57,8 @@ def save_native(
     tokenizer: str,
     modelspec: Mapping[str, str],
     dtype: torch.dtype = torch.float16,
+    *,
+    training: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a model whole or not at all; the same arguments give the same bytes.
 
@@ -66,6 +68,7 @@ def save_native(
     tokenizer   `Tokenizer.to_json()`
     modelspec   keys without "modelspec."; title and resolution are required, date is never made up
     dtype       of the floating-point numbers in the file
+    training    further metadata: ss_* keys
     Raises ValueError for wrong arguments and for numbers that are not finite in `dtype`, ModelFileError where the
     file cannot be written.
     """
@@ -81,6 +84,7 @@ def save_native(
             tensors[f"{component}.{name}"] = stored
     whole = {"format": FORMAT, "version": VERSION, **to_json(config)}
     metadata = {
+        **(training or {}),
         **_modelspec(modelspec, whole),
         CONFIG_KEY: json.dumps(whole, ensure_ascii=False, separators=(",", ":"), allow_nan=False),
         TOKENIZER_KEY: tokenizer,

@@ -76,7 +76,7 @@ FontOption = Annotated[
 
 
 @app.command("composition")
-@with_fields({"seed": ("num_steps", "guidance_scale", "sampler", "schedule")})
+@with_fields({"seed": ("num_steps", "guidance_scale", "guidance_until", "deep_cache", "sampler", "schedule")})
 def composition(
     model: ModelOption = "gesso-mini",
     prompts: Annotated[
@@ -164,6 +164,8 @@ def composition(
                 "style": style,
                 "num_steps": resolved.num_steps,
                 "guidance_scale": resolved.guidance_scale,
+                "guidance_until": resolved.guidance_until,
+                "deep_cache": resolved.deep_cache,
                 "sampler": resolved.sampler,
                 "schedule": resolved.schedule,
                 "size": f"{resolved.width}x{resolved.height}",

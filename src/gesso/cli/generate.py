@@ -30,6 +30,7 @@ from gesso.terminal.field_options import with_fields
 from gesso.terminal.json_lines import json_line, notice_values
 from gesso.terminal.progress import Bar
 from gesso.terminal.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
+from gesso.terminal.torch_import import put_off_meta
 
 if TYPE_CHECKING:
     from gesso.frontends.front_end import FrontEnd
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 _PLACES = {
     "start": ("negative_prompt",),
     "size": (
-        *("width", "height", "num_steps", "guidance_scale", "guidance_rescale", "sampler", "schedule", "eta", "seed"),
+        *("width", "height", "num_steps", "guidance_scale", "guidance_rescale", "guidance_until"),
+        *("deep_cache", "sampler", "schedule", "eta", "seed"),
         *("num_images", "first_index", "noise", "variation.seed", "variation.strength"),
     ),
     "seed_size": ("tiling",),
@@ -216,6 +218,7 @@ def command(
         gesso generate --from picture.png --seed -1 -n 4
     """
     options, begin = dict(locals()), time.perf_counter()
+    put_off_meta()
     if prompt and prompt_text is not None:
         raise GessoError("the prompt is given twice: leave out --prompt, or the words without it", code="usage")
     request, files = _request(options, fields)

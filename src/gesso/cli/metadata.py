@@ -8,9 +8,10 @@ import typer
 
 from gesso.cli.targets import put
 from gesso.errors import GessoError, one_line
+from gesso.terminal.exit_codes import EXIT_FAILED
+from gesso.terminal.explaining import as_known
 from gesso.terminal.help import App
 from gesso.terminal.json_lines import JsonOption, error_values, json_line, notice_values
-from gesso.terminal.missing_files import with_near_file
 from gesso.terminal.results import AbsolutePathsOption, path_values, shown
 from gesso.terminal.words import in_options, line_of
 
@@ -48,8 +49,8 @@ def show(
     """Show the settings stored in pictures.
 
     Reads pictures of gesso, A1111, SD.Next, stable-diffusion.cpp, ComfyUI, SwarmUI, Fooocus, InvokeAI, NovelAI, Easy
-    Diffusion and Draw Things. Exits with 1 if a file has no settings that gesso can read; the other files are still
-    shown.
+    Diffusion and Draw Things. Exits with 1 if a picture has no settings that gesso can read, and with 2 if a file is
+    missing, damaged or no picture; the other files are still shown.
 
     Examples:
         gesso metadata show picture.png
@@ -60,7 +61,7 @@ def show(
     from gesso.metadata.carriers import read_texts
     from gesso.metadata.reading import read_metadata
 
-    failed = 0
+    codes = {0}
     for path in files:
         try:
             if raw:
@@ -70,9 +71,9 @@ def show(
             else:
                 metadata = read_metadata(path)
                 lines = [json_line(_json(path, metadata))] if as_json else _lines(metadata)
-        except GessoError as plain:
-            error = with_near_file(plain)
-            failed += 1
+        except (GessoError, OSError) as plain:
+            error, code = as_known(plain)
+            codes.add(EXIT_FAILED if error.code == "no_settings" else code)
             typer.echo(f"error: {line_of(error)}", err=True)
             if as_json:
                 print(json_line(path_values(path, absolute=False) | {"error": error_values(error)}))
@@ -80,8 +81,8 @@ def show(
         if len(files) > 1 and not as_json:
             print(f"{one_line(str(path))}:")
         print("\n".join(lines))
-    if failed:
-        raise typer.Exit(1)
+    if any(codes):
+        raise typer.Exit(max(codes))
 
 
 @app.command("strip")

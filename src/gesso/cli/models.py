@@ -527,10 +527,11 @@ def info(
 
 def _entry_of(path: Path, library: "Library") -> "LibraryEntry":
     """The model as the library knows it, or looked at for this once; with its hashes."""
+    from gesso.library.builtin import builtin_adapters
     from gesso.library.entry import IN_PLACE
     from gesso.library.library import make_entry
 
-    entries = library.entries()
+    entries = (*library.entries(), *builtin_adapters())
     known = next((entry for entry in entries if entry.path == Path(os.path.abspath(path))), None)
     return library.hashed(known or make_entry(path, None, IN_PLACE))
 
@@ -636,11 +637,12 @@ def _objects(description: Any) -> list[str]:
 
 def _path_of(name: str, library: "Library") -> Path:
     """The path of what the user named: a path of any kind of file first, as elsewhere."""
+    from gesso.library.builtin import builtin_adapters
     from gesso.library.resolving import is_path
 
     if "\0" not in name and name and not name.startswith("hf:") and is_path(name):
         return Path(name)
-    entry = _entry(name, library)
+    entry = _entry(name, library) or next((one for one in builtin_adapters() if one.name == name), None)
     if entry is not None:
         return entry.path
     from gesso.library import resolve

@@ -127,6 +127,7 @@ def _pose(file: Path, size: tuple[int, int] | None, *, as_json: bool) -> bytes:
     """Keypoints as a picture, or as JSON again: 18 points a body, in pixels of the canvas of that size."""
     from gesso.hints.poses import read_poses, resized, write_poses
     from gesso.hints.skeleton import draw_poses
+    from gesso.pictures.picture_file import reason_of
 
     try:
         if file.stat().st_size > MAX_POSE_BYTES:
@@ -137,7 +138,8 @@ def _pose(file: Path, size: tuple[int, int] | None, *, as_json: bool) -> bytes:
     except FileNotFoundError:
         raise GessoError(f"{file}: no such file", code="missing", data={"path": str(file)}) from None
     except (OSError, ValueError) as error:
-        raise GessoError(f"{file}: cannot be read ({error})", code="unreadable", data={"path": str(file)}) from error
+        why = reason_of(error)
+        raise GessoError(f"{file}: cannot be read ({why})", code="unreadable", data={"path": str(file)}) from error
     try:
         poses = read_poses(text, size)
     except GessoError as error:

@@ -48,7 +48,7 @@ def _as_option(name: str, value: str | None) -> str | None:
 
 def _run(settings: Settings) -> None:
     try:
-        from gesso.serving.http.server import serve
+        from gesso.server.run import serve
     except ImportError as error:
         raise GessoError(
             f"`gesso serve` needs some more packages ({error.name} is missing). "
@@ -60,7 +60,7 @@ def _run(settings: Settings) -> None:
 
 
 def _announce(address: str, browser: bool) -> None:
-    from gesso.serving.page.browser import has_display, is_wanted, open_page
+    from gesso.server.page.browser import has_display, is_wanted, open_page
 
     print(address, flush=True)
     is_terminal = sys.stderr.isatty()

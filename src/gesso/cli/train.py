@@ -12,6 +12,7 @@ import typer
 from gesso.cli import tune
 from gesso.cli.model_option import ModelOption
 from gesso.cli.targets import check_free
+from gesso.cli.verdict import verdict
 from gesso.errors import one_line
 from gesso.studio.home import resolve_model
 from gesso.terminal.exit_codes import EXIT_INTERRUPTED
@@ -171,6 +172,7 @@ def export(
 
 for _command, _ in tune.COMMANDS:
     app.command(_command.__name__)(_command)
+app.command("verdict")(verdict)
 
 
 @app.command("style")

@@ -13,6 +13,7 @@ import typer
 
 from gesso.cli.model_option import MODEL_HELP
 from gesso.cli.targets import check_free
+from gesso.cli.verdict import as_facts, told
 from gesso.errors import GessoError, in_words, one_line, shorten
 from gesso.studio.home import is_offline, resolve_model
 from gesso.terminal.exit_codes import EXIT_TERMINATED
@@ -23,9 +24,13 @@ from gesso.terminal.results import path_values
 if TYPE_CHECKING:
     from gesso.tuning.settings import TuningSettings
 
-KINDS = ("lora", "full", "embedding")  # those of `gesso.tuning.settings`, which imports torch
-LORA, EMBEDDING = KINDS[:1], KINDS[2:]
-WEIGHTS, FROZEN = KINDS[:2], (*LORA, *EMBEDDING)  # what trains weights of layers; what leaves the model as it is
+KINDS = ("lora", "full", "embedding", "controlnet", "distil")  # those of `gesso.tuning.settings`, which imports torch
+EMBEDDING, CONTROL, DISTIL = ("embedding",), ("controlnet",), ("distil",)
+LORA = ("lora", "distil")  # what writes a LoRA
+FROZEN = (*LORA, *EMBEDDING, *CONTROL)  # what leaves the model as it is
+WEIGHTS, TEXT = (*LORA, *CONTROL, "full"), ("lora", "full")  # what trains weights of layers; also of the text encoders
+WORDS = ("lora", "embedding")  # what may learn a word
+LEARNED = ("lora", "full", "embedding", "controlnet")  # what learns from pictures, not from a teacher
 CACHE = Path("~/.cache/gesso/latents")
 STYLES = ("comic", "line-art", "woodcut")  # what this command took before it took pictures
 
@@ -55,6 +60,8 @@ class Setting(NamedTuple):
 
 
 DATA, NETWORK, TRAINING, LOSS, REPORT = "Pictures and captions", "Network", "Training", "Loss", "Report"
+JUDGE = "Verdict"
+JUDGED = ("lora", "full", "embedding")  # those of `gesso.tuning.run`
 SETTINGS = (
     Setting("trigger", str, DATA, "Word put before captions that lack it; you draw with it later.", "", metavar="TEXT"),
     Setting("caption", str, DATA, "Caption of pictures without one.", "", metavar="TEXT"),
@@ -67,6 +74,15 @@ SETTINGS = (
         "none are drawn",
         metavar="TEXT",
     ),
+    Setting(
+        "preserve",
+        str,
+        DATA,
+        "Class that stays as it was, such as dog; needs no pictures of it.",
+        "nothing is held",
+        metavar="TEXT",
+        kinds=("lora",),
+    ),
     Setting("class_pictures", int, DATA, "How many of them.", "100, gesso-mini 48"),
     Setting("resolution", int, DATA, "Pixels a side of a square picture; others have its area.", "the model's"),
     Setting("buckets", bool, DATA, "Keep the aspect ratio of pictures, or crop all to squares.", "keep it"),
@@ -78,8 +94,18 @@ SETTINGS = (
     Setting("caption_dropout", float, DATA, "Share of steps that see no caption.", "0.05 of all"),
     Setting("tag_dropout", float, DATA, "Share of tags that a step does not see.", "0, none"),
     Setting("repeats", int, DATA, "How often each picture counts.", "1, or as the folder says"),
-    Setting("vectors", int, NETWORK, "Vectors of the embedding; each takes a token.", "4 of them", kinds=EMBEDDING),
-    Setting("init", str, NETWORK, "Words that the vectors begin as.", "at random", metavar="TEXT", kinds=EMBEDDING),
+    Setting("include_reserved", bool, DATA, "Train on pictures whose owners reserve that, too.", "leave them out"),
+    Setting(
+        "learn_word",
+        bool,
+        NETWORK,
+        "Learn the trigger as a word, too (pivotal tuning); the file carries it.",
+        "as it is",
+        kinds=("lora",),
+    ),
+    Setting("vectors", int, NETWORK, "Vectors of the word; each takes a token.", "4 of them", kinds=WORDS),
+    Setting("init", str, NETWORK, "Words that the vectors begin as.", "at random", metavar="TEXT", kinds=WORDS),
+    Setting("algorithm", str, NETWORK, "Kind of the factors: lora or lokr.", "lora, of two matrices", kinds=LORA),
     Setting("rank", int, NETWORK, "Rank of the LoRA.", "16, whatever the model", kinds=LORA),
     Setting("alpha", float, NETWORK, "Scale of the LoRA: alpha divided by rank.", "the rank", kinds=LORA),
     Setting(
@@ -90,24 +116,88 @@ SETTINGS = (
         "0, gesso-mini 16",
         kinds=LORA,
     ),
-    Setting("train_text", bool, NETWORK, "Train the text encoders, too.", "the UNet alone", kinds=WEIGHTS),
+    Setting("dora", bool, NETWORK, "Learn magnitudes, too (DoRA).", "without them", kinds=LORA),
+    Setting("rslora", bool, NETWORK, "Scale by alpha / sqrt(rank), for high ranks.", "alpha / rank", kinds=LORA),
+    Setting("lokr_factor", int, NETWORK, "Divisor of LoKr, such as 8.", "near the root of a width", kinds=LORA),
+    Setting("lokr_whole", bool, NETWORK, "Keep LoKr's large matrix whole, whatever the rank.", "by rank", kinds=LORA),
+    Setting(
+        "block_ranks",
+        list[str],
+        NETWORK,
+        "Rank of a block: down.1=8, mid=32, up=0. Repeatable.",
+        "one rank",
+        "block-rank",
+        "BLOCK=RANK",
+        LORA,
+    ),
+    Setting(
+        "block_rates",
+        list[str],
+        NETWORK,
+        "Share of the learning rate in a block: up=0.5. Repeatable.",
+        "1, everywhere",
+        "block-rate",
+        "BLOCK=SHARE",
+        LORA,
+    ),
+    Setting(
+        "loraplus", float, NETWORK, "Ratio of the rates of both factors (LoRA+), such as 16.", "1, the same", kinds=LORA
+    ),
+    Setting("hint", str, DATA, "Preprocessor that makes the hints.", "canny, unless set", kinds=CONTROL),
+    Setting(
+        "hint_parameters",
+        list[str],
+        DATA,
+        "Setting of the preprocessor: low=50. Repeatable.",
+        "its defaults",
+        "hint-parameter",
+        "NAME=NUMBER",
+        CONTROL,
+    ),
+    Setting(
+        "hints",
+        Path,
+        DATA,
+        "Hints as files, with the names of the pictures.",
+        "made of the pictures",
+        metavar="FOLDER",
+        kinds=CONTROL,
+    ),
+    Setting("teacher_guidance", float, NETWORK, "Guidance scale that is learned.", "the model's", kinds=DISTIL),
+    Setting("teacher_guidance_to", float, NETWORK, "Upper end of a range of scales.", "the same", kinds=DISTIL),
+    Setting("teacher_steps", int, NETWORK, "Steps of the teacher's DDIM.", "50, as published", kinds=DISTIL),
+    Setting("train_text", bool, NETWORK, "Train the text encoders, too.", "the UNet alone", kinds=TEXT),
     Setting("dropout", float, NETWORK, "Share of its inputs that the LoRA does not see.", "0, none", kinds=LORA),
     Setting("steps", int, TRAINING, "Training steps.", "100 looks a picture, 400 to 3000", "train-steps"),
     Setting("batch_size", int, TRAINING, "Pictures a step.", "by the memory"),
     Setting("accumulation", int, TRAINING, "Batches whose gradients make one step.", "1, no more"),
     Setting("learning_rate", float, TRAINING, "Learning rate.", "by the kind and the model"),
-    Setting("text_rate", float, TRAINING, "Learning rate of the text encoders.", "half of the other", kinds=WEIGHTS),
-    Setting("optimizer", str, TRAINING, "Optimiser: adamw or muon.", "adamw, unless set", kinds=WEIGHTS),
+    Setting("text_rate", float, TRAINING, "Learning rate of the text encoders.", "half of the other", kinds=TEXT),
+    Setting("vector_rate", float, TRAINING, "Learning rate of --learn-word.", "that of embeddings", kinds=("lora",)),
+    Setting(
+        "optimizer",
+        str,
+        TRAINING,
+        "Optimiser: adamw, muon, adafactor, lion, prodigy, schedulefree or adamw8bit.",
+        "adamw, unless set",
+    ),
     Setting("warmup", float, TRAINING, "Share of steps in which the learning rate rises.", "0.05 of all"),
     Setting("decay", float, TRAINING, "Share of steps in which it falls to zero.", "0.2 of all"),
     Setting("ema", float, TRAINING, "Decay of a moving average of the weights, such as 0.99.", "0, none"),
     Setting("seed", int, TRAINING, "Seed of the training.", "0, always", "train-seed"),
-    Setting("timesteps", str, LOSS, "Timesteps that are drawn: uniform, sigmoid or logit-normal.", "uniform ones"),
-    Setting("timestep_mean", float, LOSS, "Mean of logit-normal timesteps.", "0, the middle"),
-    Setting("timestep_std", float, LOSS, "Deviation of logit-normal timesteps.", "1, as sigmoid"),
-    Setting("min_timestep", int, LOSS, "First timestep that is drawn.", "0, all"),
-    Setting("max_timestep", int, LOSS, "Last timestep that is drawn.", "the noisiest"),
-    Setting("min_snr", float, LOSS, "Gamma of min-SNR weights, such as 5.", "0, none"),
+    Setting(
+        "timesteps",
+        str,
+        LOSS,
+        "Timesteps that are drawn: uniform, sigmoid or logit-normal.",
+        "uniform ones",
+        kinds=LEARNED,
+    ),
+    Setting("timestep_mean", float, LOSS, "Mean of logit-normal timesteps.", "0, the middle", kinds=LEARNED),
+    Setting("timestep_std", float, LOSS, "Deviation of logit-normal timesteps.", "1, as sigmoid", kinds=LEARNED),
+    Setting("min_timestep", int, LOSS, "First timestep that is drawn.", "0, all", kinds=LEARNED),
+    Setting("max_timestep", int, LOSS, "Last timestep that is drawn.", "the noisiest", kinds=LEARNED),
+    Setting("min_snr", float, LOSS, "Gamma of min-SNR weights, such as 5.", "0, none", kinds=LEARNED),
     Setting("noise_offset", float, LOSS, "Noise offset, such as 0.0357.", "0, none"),
     Setting("mask_floor", float, LOSS, "What counts outside of a mask.", "0, nothing"),
     Setting("prior_weight", float, LOSS, "Weight of pictures of the class.", "1, as the others"),
@@ -116,6 +206,19 @@ SETTINGS = (
     Setting("samples", bool, REPORT, "Draw pictures with each report.", "drawn; see the docs"),
     Setting("sample_prompts", list[str], REPORT, "Prompt to draw. Repeatable.", "the first captions", "sample"),
     Setting("sample_steps", int, REPORT, "Sampling steps of these pictures.", "the model's"),
+    Setting(
+        "judge_prompts", list[str], JUDGE, "Prompt to judge by. Repeatable.", "made ones", "judge-prompt", kinds=JUDGED
+    ),
+    Setting("judge_samples", int, JUDGE, "Pictures that each report judges by.", "12, see the docs", kinds=JUDGED),
+    Setting(
+        "copy_samples", int, JUDGE, "Pictures that are checked for copies at the end.", "200, CPU 48", kinds=JUDGED
+    ),
+    Setting(
+        "sscd", Path, JUDGE, "SSCD's ONNX file, which looks for copies.", "outlines do", metavar="FILE", kinds=JUDGED
+    ),
+    Setting("auto_stop", bool, JUDGE, "Stop where later steps only copy.", "stop there", kinds=JUDGED),
+    Setting("keep_steps", int, JUDGE, "Reports whose weights are kept.", "all, of whole models 2", kinds=JUDGED),
+    Setting("tensorboard", bool, REPORT, "Write the log for TensorBoard, too.", "the log alone"),
     Setting("preset", str, "Speed and memory", "What it must fit into: cpu, 8gb, 12gb or 24gb.", "the device", "fit"),
     Setting("device", str, "Speed and memory", "Device: auto, cpu, cuda or cuda:1.", "the first GPU, or the CPU"),
     Setting("precision", str, "Speed and memory", "Products in auto, float32 or bfloat16.", "by the memory"),
@@ -232,11 +335,41 @@ def embedding(**given: Any) -> None:
     _command("embedding", given)
 
 
+def controlnet(**given: Any) -> None:
+    """Train a ControlNet on a folder of pictures.
+
+    The hints are made from the pictures by a preprocessor (gesso preprocess --list), or come from a second folder.
+
+    Examples:
+        gesso train controlnet photos -o lines.safetensors --explain
+        gesso train controlnet photos -m sd15.safetensors -o lines.safetensors
+        gesso train controlnet photos -o depth.safetensors --hint depth --hints maps
+        gesso generate "a car" --control lines.safetensors,image=edges.png
+    """
+    _command("controlnet", given)
+
+
+def distil(**given: Any) -> None:
+    """Train a LoRA with which a model draws in a few steps (latent consistency distillation, LCM).
+
+    The model itself is the teacher; the pictures say what it is asked. Draw with --sampler lcm --guidance 1.
+
+    Examples:
+        gesso train distil photos -o fast.safetensors --explain
+        gesso train distil photos -m sd15.safetensors -o fast.safetensors --rank 64
+        gesso train distil --settings fast.toml --overwrite
+        gesso generate "a cat" --lora fast.safetensors --sampler lcm --steps 4
+    """
+    _command("distil", given)
+
+
 COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (lora, "lora"),
     (full, "full"),
     (dreambooth, "full"),
     (embedding, "embedding"),
+    (controlnet, "controlnet"),
+    (distil, "distil"),
 )
 
 
@@ -293,6 +426,8 @@ class Arguments:
 
 def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> None:
     from gesso.runtime.engine import find_model
+    from gesso.training.group import joined
+    from gesso.tuning.judging import read_copies
     from gesso.tuning.run import TuningRun
     from gesso.tuning.settings import TuningSettings, read_settings
 
@@ -328,9 +463,13 @@ def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> No
     settings = TuningSettings(**chosen)
     path = find_model(resolve_model(settings.model, offline=is_offline(given.offline)))
     folder = given.folder or output.with_suffix(".training")
-    with Bar(quiet=quiet) as bar, stopping(lambda: bar.note(STOPPING)) as stop:
+    with (
+        joined() as group,
+        Bar(quiet=quiet or group.rank > 0) as bar,
+        stopping(lambda: bar.note(STOPPING)) as stop,
+    ):
         if settings.class_prompt:
-            settings = _with_class(settings, path, folder, explain=explain, bar=bar, stop=stop)
+            settings = group.first(lambda: _with_class(settings, path, folder, explain=explain, bar=bar, stop=stop))
         run = TuningRun(
             settings,
             path,
@@ -339,8 +478,9 @@ def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> No
             on_progress=_progress(bar, stop),
         )
         facts = run.explain()
-        if explain:
+        if explain and group.rank == 0:
             bar.result(json_line(facts) if as_json else "\n".join(printable(line) for line in explained(facts)))
+        if explain:
             return
         for line in warnings_of(facts):
             bar.note(f"note: {line}")
@@ -348,12 +488,17 @@ def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> No
         if not done:
             bar.note(f"state saved in {run.folder}; the same command goes on")
             stop.end()
+        if group.rank > 0:
+            return
         written = run.write(output, author=given.author)
         page = run.folder / "report.html"
         if as_json:
-            bar.result(json_line(path_values(output, absolute=False) | written | {"page": str(page)}))
+            judged = {"verdict": as_facts(run.verdict), "copy_check": read_copies(run.folder)}
+            bar.result(json_line(path_values(output, absolute=False) | written | {"page": str(page)} | judged))
         else:
             bar.result(" ".join([one_line(str(output)), *(f"{key}={value}" for key, value in written.items())]))
+            for line in told(run.verdict, read_copies(run.folder)) if run.verdict.steps else ():
+                bar.note(printable(line))
             bar.note(f"curves and samples: {page}")
 
 
@@ -460,7 +605,8 @@ def _logger(bar: Bar, steps: int) -> Callable[[dict[str, float]], None]:
 # ---- what was found --------------------------------------------------------------------------------------------------
 
 MAX_NAMES = 5
-_WHERE = {"lora": "beside", "full": "in", "embedding": "in"}
+MAX_GROUPS = 3
+_WHERE = {"controlnet": "in", "lora": "beside", "distil": "beside", "full": "in", "embedding": "in"}
 
 
 def printable(text: str) -> str:
@@ -477,6 +623,8 @@ def explained(facts: Mapping[str, Any]) -> list[str]:
     ]
     if facts["class_pictures"]:
         lines.append(f"class       {facts['class_pictures']} pictures for prior preservation")
+    if facts["hints"]:
+        lines.append(f"hints       {facts['hints']}")
     if facts["masks"]:
         lines.append(f"masks       {facts['masks']}")
     if len(facts["folders"]) > 1 or facts["folders"][0]["repeats"] > 1:
@@ -505,17 +653,24 @@ def warnings_of(facts: Mapping[str, Any]) -> list[str]:
     if missing := facts["pictures"] - facts["captions"]:
         lines.append(f"{missing} pictures have no caption; give --caption, or write .txt files beside them")
     lines += [f"{one['picture']} is left out: {one['reason']}" for one in facts["unreadable"]]
+    if facts["reserved"]:
+        told = [f"{one['picture']} ({one['by']})" for one in facts["reserved"]]
+        done = "trained on all the same" if facts["reserved_used"] else "left out; --include-reserved takes them"
+        lines.append(f"{_names(told)}: reserved by the owner, {done}")
     small = [f"{one['picture']} ({one['width']}x{one['height']})" for one in facts["enlarged"]]
     for names, words in (
         (small, "smaller than their bucket, and enlarged"),
+        (facts["generated"], "made by an AI, as their marks say"),
         (facts["animated"], "animated: the first picture is taken"),
         (facts["deep"], "of 16 bits: taken at 8"),
         (facts["cmyk"], "in CMYK: converted to sRGB"),
     ):
         if names:
             lines.append(f"{_names(names)}: {words}")
-    lines += [f"{_names(group)} are the same file; each counts" for group in facts["duplicates"]]
-    lines += [f"{_names(group)} look the same; each counts" for group in facts["alike"]]
+    for groups, words in ((facts["duplicates"], "are the same file"), (facts["alike"], "look the same")):
+        lines += [f"{_names(group)} {words}; each counts" for group in groups[:MAX_GROUPS]]
+        if len(groups) > MAX_GROUPS:
+            lines.append(f"{len(groups) - MAX_GROUPS} more groups of pictures {words}; --json names them all")
     if facts["unknown_words"]:
         lines.append(
             f"{facts['family']} does not know {_names(facts['unknown_words'])}: these words are left out, here and "

@@ -106,7 +106,7 @@ class DiffusersScheduler:
     use_exponential_sigmas: bool = False
     use_beta_sigmas: bool = False
     use_lu_lambdas: bool = False
-    set_alpha_to_one: bool = True
+    set_alpha_to_one: bool | None = None
     lower_order_final: bool = True
     euler_at_final: bool = False
     final_sigmas_type: Literal["zero", "sigma_min"] | None = None
@@ -266,7 +266,8 @@ class DiffusersScheduler:
         if kind.final_sigmas_type:
             end = self.final_sigmas_type or "zero"
         if end == "alpha":
-            end = "zero" if self.set_alpha_to_one else "sigma_min"
+            to_one = self.name != "PNDMScheduler" if self.set_alpha_to_one is None else self.set_alpha_to_one
+            end = "zero" if to_one else "sigma_min"
         if end == "zero":
             return 0.0
         if self._respaces and self.name != "EulerDiscreteScheduler" and self.name != "DPMSolverMultistepScheduler":

@@ -32,6 +32,8 @@ class GuidedNetwork(GeneratorFunction, Generic[C]):
     scale: w in uncond + w * (cond - uncond), a number or [B]. 1 switches it off, for that row bit by bit; where it is 1
     for all rows and a single prompt the network is called on B rows instead of 2B.
     cat: stacks (uncond, cond) along the batch. It is called once, not once a step.
+    is_over: asked before each call whether guidance has ended: then the prompt alone is called, on B rows. Not with
+    several prompts.
     separate: call the network for cond and uncond separately, since their shapes do not fit into one batch.
     rescale: phi of arXiv:2305.08891, section 3.4, a number or [B] in 0..1: that share of the result gets the standard
     deviation of cond (over all but the batch). 0 switches it off; with zero terminal SNR 0.7 is common.
@@ -46,6 +48,7 @@ class GuidedNetwork(GeneratorFunction, Generic[C]):
     rescale: Tensor | float = 0.0
     weights: tuple[float, ...] = (1.0,)
     separate: bool = False
+    is_over: Callable[[], bool] | None = None
 
     def __post_init__(self) -> None:
         phi = torch.as_tensor(self.rescale, dtype=torch.float64)
@@ -78,7 +81,8 @@ class GuidedNetwork(GeneratorFunction, Generic[C]):
         Raises ValueError if uncond is missing.
         """
         z, timestep = x, torch.as_tensor(level)
-        if not uncond and not self.is_guided:
+        over = self.is_over is not None and self.weights == (1.0,) and self.is_over()
+        if not uncond and (over or not self.is_guided):
             return (yield NetworkCall(self.network, z, timestep, self.cond)).to(z.dtype)
         if self.uncond is None:
             raise ValueError("the unconditional prediction needs uncond")

@@ -54,7 +54,8 @@ class SchedulerConfig:
     name: str
     timestep_spacing: Literal["leading", "linspace", "trailing"]
     steps_offset: int
-    set_alpha_to_one: bool = False  # what follows the last step: sigma 0, or the schedule's least sigma
+    # What follows the last step: sigma 0, or the schedule's least sigma; None: the default of the class that is taken.
+    set_alpha_to_one: bool | None = False
     skip_prk_steps: bool = True  # PNDM: no Runge-Kutta steps at the start
     use_karras_sigmas: bool = False
     stated: Mapping[str, object] = field(default_factory=dict, hash=False)

@@ -400,8 +400,8 @@ def _text(path: Path, *, projected: bool) -> CLIPTextConfig:
     return from_json(CLIPTextConfig, config, path, "the text encoder")
 
 
-# What a scheduler of the library does where its config does not say: set_alpha_to_one, of the classes that have it.
-_ALPHA_TO_ONE: Mapping[str, bool] = {"PNDMScheduler": False, "DDIMScheduler": True, "LCMScheduler": True}
+# Schedulers of the library that have no use_karras_sigmas and its like.
+_WITHOUT_WAYS = ("PNDMScheduler", "DDIMScheduler", "LCMScheduler")
 
 
 def _schedule(path: Path) -> tuple[ScheduleConfig, Prediction, SchedulerConfig | None]:
@@ -442,9 +442,8 @@ def _scheduler(path: Path, values: Mapping[str, Any]) -> SchedulerConfig:
         "timestep_spacing": values.get("timestep_spacing", spacing),
         "steps_offset": values.get("steps_offset", 0),
     }
-    if name in _ALPHA_TO_ONE:
-        config["set_alpha_to_one"] = values.get("set_alpha_to_one", _ALPHA_TO_ONE[name])
-    else:
+    config["set_alpha_to_one"] = values.get("set_alpha_to_one")
+    if name not in _WITHOUT_WAYS:
         config["use_karras_sigmas"] = values.get("use_karras_sigmas") or False
     if name == "PNDMScheduler":
         config["skip_prk_steps"] = values.get("skip_prk_steps", False)
@@ -626,9 +625,9 @@ def _scheduler_json(family: Family, scheduler: SchedulerConfig) -> dict[str, Any
     if scheduler.timestep_spacing != spacing_of(scheduler.name):
         values["timestep_spacing"] = scheduler.timestep_spacing
     values |= scheduler.stated
-    if scheduler.name in _ALPHA_TO_ONE:
+    if scheduler.name != _LOW_RES.name and scheduler.set_alpha_to_one is not None:
         values["set_alpha_to_one"] = scheduler.set_alpha_to_one
-    elif scheduler.name != _LOW_RES.name:
+    if scheduler.name not in (*_WITHOUT_WAYS, _LOW_RES.name):
         values["use_karras_sigmas"] = scheduler.use_karras_sigmas
     if scheduler.name == "PNDMScheduler":
         values["skip_prk_steps"] = scheduler.skip_prk_steps

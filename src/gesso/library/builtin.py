@@ -24,11 +24,12 @@ def builtin_entries() -> tuple[LibraryEntry, ...]:
 def builtin_adapters() -> tuple[LibraryEntry, ...]:
     """The LoRA and ControlNets that come with the package. Not in a library's entries: a finder knows them itself."""
     found = ((kind, name, path) for kind in EMBEDDED_EXTRAS for name, path in embedded_extras(kind).items())
-    entries = (_entry(name, path, kind=_KINDS.get(kind, kind), what="an adapter") for kind, name, path in found)
+    entries = (_entry(name, path, kind=_KINDS.get(kind, kind), what=_WHAT[kind]) for kind, name, path in found)
     return tuple(entry for entry in entries if entry is not None)
 
 
 _KINDS = {"control": "controlnet"}  # of a finder -> of the library
+_WHAT = {"control": "a ControlNet", "lora": "a LoRA"}
 
 
 def _entry(name: str, path: Path, *, kind: str = "checkpoint", what: str = "a gesso model") -> LibraryEntry | None:

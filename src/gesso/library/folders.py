@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gesso.errors import GessoError, shorten
+from gesso.library.containers import CONVERTED
 from gesso.library.entry import KIND_FOLDERS
 from gesso.library.extra_paths import read_extra_paths
 from gesso.library.places import A1111, COMFYUI, Place
@@ -107,8 +108,9 @@ def places(base: Path, layout: str) -> list[Place]:
 
 
 def own_places(root: Path) -> list[Place]:
-    """Where models lie in the library itself."""
-    places = (Place(root / name, kind) for kind, name in KIND_FOLDERS.items())
+    """Where models lie in the library itself: in the folders of the kinds, or as people drop them into it."""
+    places = [Place(root / name, kind) for kind, name in KIND_FOLDERS.items()]
+    places.append(Place(root, None, but_in=frozenset({*KIND_FOLDERS.values(), CONVERTED})))
     return [place for place in places if place.path.is_dir()]
 
 
@@ -150,7 +152,7 @@ def candidates(
             yield Candidate(folder, place.kind)
             return
         for entry in entries:
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or (depth == 0 and entry.name in place.but_in):
                 continue
             if entry.is_file(follow_symlinks=False) and not entry.name.lower().endswith(ENDINGS):
                 continue  # most of what a folder of everything holds; the listing itself says that it is a file

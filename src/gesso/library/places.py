@@ -47,7 +47,12 @@ COMFYUI: Mapping[str, str] = {f"models/{name}": kind for name, kind in COMFYUI_T
 
 @dataclass(frozen=True)
 class Place:
-    """A folder to look into. kind: of what lies there, by the folder's name; None: the files have to tell."""
+    """A folder to look into.
+
+    kind    of what lies there, by the folder's name; None: the files have to tell
+    but_in  names in it that are not looked at
+    """
 
     path: Path
     kind: str | None
+    but_in: frozenset[str] = frozenset()

@@ -24,7 +24,7 @@ _NUMBERS = (
         "conventions.ensd",
         "eta",
     ),
-    *("source.noise_level", "refiner_switch_at"),
+    *("source.noise_level", "refiner_switch_at", "guidance_until", "deep_cache"),
 )
 _SAME = ("Use same sampler", "Use same scheduler", "Use same checkpoint", "Same as primary", "Default", "")
 # Keys that are read, besides those of _NUMBERS.

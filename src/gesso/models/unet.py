@@ -128,6 +128,11 @@ class DownLevel(nn.Module):
             outputs[-1] = outputs[-1] + feature
         return outputs
 
+    def first(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+        """The first residual block alone, with its transformer."""
+        x = self.blocks[0](x, emb)
+        return self.attentions[0](x, context) if self.attentions else x
+
 
 class Middle(nn.Module):
     """Residual block, transformer, residual block at the coarsest level; the first alone without a transformer."""
@@ -171,16 +176,28 @@ class UpLevel(nn.Module):
         self.attentions = _level_transformers(config, level, config.num_res_blocks + 1)
         self.upsample = Upsample(channels) if level > 0 else None
 
-    def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor) -> Tensor:
-        """Takes its skips from the end of the list."""
-        for i, block in enumerate(self.blocks):
-            x = block(torch.cat([x, skips.pop()], dim=1), emb)
-            if self.attentions:
-                x = self.attentions[i](x, context)
+    def forward(
+        self, x: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor, deep: list[Tensor] | None = None
+    ) -> Tensor:
+        """Takes its skips from the end of the list.  deep: is given what enters the last two blocks"""
+        for i in range(len(self.blocks)):
+            if deep is not None and i == len(self.blocks) - 2:
+                deep.append(x)
+            x = self._block(i, x, skips, emb, context)
         if self.upsample is not None:
             height, width = skips[-1].shape[-2:]
             x = self.upsample(x, (height, width))
         return x
+
+    def last(self, x: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor) -> Tensor:
+        """The last two blocks of the finest level alone."""
+        for i in range(len(self.blocks) - 2, len(self.blocks)):
+            x = self._block(i, x, skips, emb, context)
+        return x
+
+    def _block(self, i: int, x: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor) -> Tensor:
+        x = self.blocks[i](torch.cat([x, skips.pop()], dim=1), emb)
+        return self.attentions[i](x, context) if self.attentions else x
 
 
 class UNet(nn.Module):
@@ -218,6 +235,7 @@ class UNet(nn.Module):
         control: Sequence[Tensor] | None = None,
         window: Tensor | None = None,
         features: Sequence[Tensor] | None = None,
+        deep: list[Tensor] | None = None,
     ) -> Tensor:
         """x [B, C, H, W], timestep [B] (fractions allowed), context [B, L, D], added [B, A] -> [B, out_channels, H, W]
 
@@ -227,6 +245,9 @@ class UNet(nn.Module):
         features: of a T2I-Adapter, added to each down level, and, one more, to the middle block.
         window int64 [B, 4]: x is part of a larger whole, from this row and column on of so many; the draft is of the
         whole. All rows have the same.
+        deep: features of the deeper levels, which change slowly over the steps (DeepCache, Ma et al. 2024,
+        arXiv:2312.00858). An empty list is given them; one that has them spares computing them: of the finest level the
+        first block on the way down and the last two on the way up are left. Not with `control` or `features`.
         Raises ValueError where one of the last three is given to a model without it, or missing in a model with it.
         """
         if (added is None) != (self.added_embed is None):
@@ -251,6 +272,11 @@ class UNet(nn.Module):
             x = torch.cat([x, self._guess(context, x, window)], dim=1)
         x = self.conv_in(x)
         skips = [x]
+        if deep:
+            down, up = self.down[0], self.up[-1]
+            assert isinstance(down, DownLevel)
+            assert isinstance(up, UpLevel)
+            return self._out(up.last(deep[0], [x, down.first(x, emb, context)], emb, context))
         joining = [*features] if features is not None else []
         for down in self.down:
             skips.extend(down(skips[-1], emb, context, joining.pop(0) if joining else None))
@@ -263,7 +289,10 @@ class UNet(nn.Module):
             skips = [skip + extra for skip, extra in zip(skips, control[:-1], strict=True)]
             x = x + control[-1]
         for up in self.up:
-            x = up(x, skips, emb, context)
+            x = up(x, skips, emb, context, deep if up is self.up[-1] else None)
+        return self._out(x)
+
+    def _out(self, x: Tensor) -> Tensor:
         return self.conv_out(F.silu(self.norm_out(x)))
 
     def _guess(self, context: Tensor, x: Tensor, window: Tensor | None) -> Tensor:

@@ -8,11 +8,13 @@ among the pairs, so that `read_infotext` gives back what was written.
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from gesso.pictures.infotext_reading import EXACT_NEGATIVE, EXACT_PROMPT, NEGATIVE, read_infotext
 from gesso.request.fields import rows
 from gesso.request.hires import a1111_name
+from gesso.request.names import sampler_label, schedule_label
 from gesso.request.parts import ControlUse
 from gesso.request.recipe import Recipe
 from gesso.request.request import ROWS, ResolvedRequest
@@ -20,13 +22,13 @@ from gesso.request.request import ROWS, ResolvedRequest
 Pair = tuple[str, str]
 
 
-def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
-    """The infotext of a picture, which other tools show and import. Labels are A1111's names."""
+def infotext(recipe: Recipe) -> str:
+    """The infotext of a picture, which other tools show and import, in A1111's names."""
     request = recipe.request
     pairs: list[Pair] = [
         _pair("num_steps", request.num_steps),
-        _pair("sampler", sampler_label),
-        _pair("schedule", schedule_label),
+        _pair("sampler", sampler_label(request.sampler)),
+        _pair("schedule", schedule_label(request.schedule)),
         _pair("guidance_scale", request.guidance_scale),
         *_if(request.source.guidance_scale is not None, "source.guidance_scale", request.source.guidance_scale),
         _pair("seed", _seed(recipe)),
@@ -50,6 +52,8 @@ def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
         pairs.append(_pair("first_index", request.first_index))
     pairs += _if(request.eta != 0, "eta", request.eta)
     pairs += _if(request.guidance_rescale != 0, "guidance_rescale", request.guidance_rescale)
+    pairs += _if(request.guidance_until is not None, "guidance_until", request.guidance_until)
+    pairs += _if(request.deep_cache is not None, "deep_cache", request.deep_cache)
     pairs += _if(request.tiling is not None, "tiling", request.tiling)
     pairs += _conventions(recipe)
     pairs += _second_pass(request)
@@ -83,6 +87,14 @@ def _variation(recipe: Recipe) -> list[Pair]:
     return pairs
 
 
+# What the second pass may have of its own, with A1111's names for it.
+_HIRES_LABELS: dict[str, Callable[[Any], Any]] = {
+    "sampler": sampler_label,
+    "schedule": schedule_label,
+    **dict.fromkeys(("guidance_scale", "prompt", "negative_prompt"), lambda value: value),
+}
+
+
 def _second_pass(request: ResolvedRequest) -> list[Pair]:
     """The settings of hires fix that differ from the first pass."""
     hires = request.hires
@@ -93,9 +105,10 @@ def _second_pass(request: ResolvedRequest) -> list[Pair]:
     pairs += _if(not resized and hires.scale is not None, "hires.scale", hires.scale)
     pairs += _if(hires.num_steps not in (None, request.num_steps), "hires.num_steps", hires.num_steps)
     pairs += _if(hires.upscaler is not None, "hires.upscaler", a1111_name(hires.upscaler or ""))
-    for name in ("sampler", "schedule", "guidance_scale", "prompt", "negative_prompt"):
+    for name, label in _HIRES_LABELS.items():
         value = getattr(hires, name)
-        pairs += _if(value is not None and value != getattr(request, name), f"hires.{name}", value)
+        if value is not None and value != getattr(request, name):
+            pairs.append(_pair(f"hires.{name}", label(value)))
     return pairs
 
 

@@ -70,16 +70,19 @@ def _encode_png(image: Image.Image, recipe: Recipe, parameters: str) -> bytes:
 
 
 def reason_of(error: Exception) -> str:
-    """Why a decoder does not read a file, in a few words."""
+    """Why a decoder or the system does not read a file, in a few words."""
     if isinstance(error, UnidentifiedImageError):  # which names an object in memory
         return "damaged, or of an unknown format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     text = str(error).strip()
     return text.splitlines()[0][:120] if text else type(error).__name__
 
 
-def write_new(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool = False) -> None:
+def write_new(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool = False, chosen_by: str = "output") -> None:
     """Write a file that is there completely or not at all, whatever stops the program. Data may come in parts.
 
+    chosen_by  the argument that says where, for the message
     Makes the folder where it is missing; see `gesso.files`. Raises FileExistsError where the name is taken (unless
     `overwrite`), GessoError where it cannot be written.
     """
@@ -92,7 +95,7 @@ def write_new(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool = Fa
         raise
     except OSError as error:
         raise GessoError(
-            f"{path}: cannot be written ({error.strerror or error}). Choose another place with `output`",
+            f"{path}: cannot be written ({error.strerror or error}). Choose another place with `{chosen_by}`",
             code="unwritable",
             data={"path": str(path)},
         ) from error
@@ -197,7 +200,9 @@ def read_bytes(path: Path) -> bytes:
             )
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-        raise GessoError(f"{path}: cannot be read ({error})", code="unreadable", data={"path": str(path)}) from error
+        raise GessoError(
+            f"{path}: cannot be read ({reason_of(error)})", code="unreadable", data={"path": str(path)}
+        ) from error
 
 
 def _recipe(path: Path, chunks: list[tuple[bytes, bytes]]) -> Recipe:

@@ -105,7 +105,9 @@ def _open(path: str | Path) -> Image.Image:
             )
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-        raise GessoError(f"{path}: cannot be read ({error})", code="unreadable", data={"path": str(path)}) from error
+        raise GessoError(
+            f"{path}: cannot be read ({reason_of(error)})", code="unreadable", data={"path": str(path)}
+        ) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of decoders about odd metadata

@@ -34,6 +34,7 @@ from gesso.pipelines.steps import Steps
 from gesso.request.request import ResolvedRequest
 from gesso.runtime.batcher import UNetCaller
 from gesso.runtime.conditioning import Conditioning
+from gesso.runtime.deep_features import DeepFeatures
 from gesso.runtime.finite import stop_when_all_nonfinite
 from gesso.runtime.model import LoadedModel
 
@@ -164,8 +165,9 @@ def _whole(
     if request.conventions.timestep_spacing == "a1111" and SAMPLERS[request.sampler].asks_uncond:
         scale *= CFGPP_SCALE
     control_function = start.controls.over(clock, steps.first) if start.controls is not None else None
-    caller = UNetCaller(model, control_function, adapters)
-    networks = {id(texts): _guided(model, caller, request, texts, start, scale) for _, texts in prompt.moments}
+    deep = DeepFeatures(request.deep_cache) if request.deep_cache is not None else None
+    caller = UNetCaller(model, control_function, adapters, deep)
+    networks = {id(texts): _guided(model, caller, request, texts, start, scale, clock) for _, texts in prompt.moments}
     network = networks[id(prompt.moments[0][1])]
     if len(networks) > 1:
         shift = -steps.first if request.conventions.prompt_timing == "a1111" else 1
@@ -186,6 +188,7 @@ def _guided(
     texts: TextConditioning,
     start: Start,
     scale: float,
+    clock: Clock,
 ) -> GeneratorFunction:
     """The network with one prompt, guidance and extra channels.  caller: the model's UNet"""
     rows = len(start.x)
@@ -216,6 +219,7 @@ def _guided(
             weights=texts.weights,
             separate=separate,
         )
+    until = request.guidance_until
     return GuidedNetwork(
         network=caller,
         cond=cond,
@@ -225,6 +229,7 @@ def _guided(
         rescale=request.guidance_rescale,
         weights=texts.weights,
         separate=separate,
+        is_over=None if until is None else lambda: clock.share >= until,
     )
 
 

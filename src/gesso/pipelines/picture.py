@@ -9,14 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gesso.diffusion.samplers import SAMPLERS
-from gesso.diffusion.schedule import SCHEDULES
 from gesso.errors import GessoError, as_path, short
 from gesso.notices import Notice
 from gesso.pictures.infotext import infotext
 from gesso.pictures.picture_file import DEFAULT_QUALITY, FORMATS, encode_picture, write_new
 from gesso.request.recipe import Recipe
-from gesso.request.request import OWN_SCHEDULE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +61,7 @@ class Picture:
 
         quality: 1 to 100, for all but PNG. Raises GessoError if the texts are too long for the format.
         """
-        request = self.recipe.request
-        parameters = infotext(
-            self.recipe,
-            sampler_label=SAMPLERS[request.sampler].label,
-            schedule_label="Own" if request.schedule == OWN_SCHEDULE else SCHEDULES[request.schedule].label,
-        )
-        return encode_picture(self.image, self.recipe, parameters, kind, quality)
+        return encode_picture(self.image, self.recipe, infotext(self.recipe), kind, quality)
 
     def to_png(self) -> bytes:
         """The picture as a PNG file with infotext and recipe inside."""

@@ -249,7 +249,9 @@ def _settings(family: Family, name: str) -> dict[str, Any]:
     # diffusers' pipelines of SD 1 and 2 make it 1. What the file does not say goes to no other scheduler.
     if family.layout in ("sd1", "sd2") and family.concat in ("none", "inpaint"):
         offset = 1 if name == own.name or offset or "steps_offset" in own.stated else 0
-    fields = {"steps_offset": offset, "set_alpha_to_one": own.set_alpha_to_one}
+    fields: dict[str, Any] = {"steps_offset": offset}
+    if own.set_alpha_to_one is not None:
+        fields["set_alpha_to_one"] = own.set_alpha_to_one
     return _stated(family) | fields | ({"use_karras_sigmas": True} if own.use_karras_sigmas else {})
 
 

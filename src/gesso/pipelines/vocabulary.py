@@ -15,7 +15,7 @@ from gesso.text.prompt import Piece, WeightedText
 from gesso.text.spelling import meant_word
 from gesso.text.tokenizer import Tokenizer, split_words
 from gesso.world.translating import NAMES as LANGUAGE_NAMES
-from gesso.world.translating import in_english, language_of
+from gesso.world.translating import in_english, language_of, mixed_in_english
 
 MAX_NAMED = 8  # words that one notice names
 MAX_NOTICE_WORD = 40  # characters of one
@@ -104,6 +104,7 @@ def read_language(
 ) -> tuple[tuple[Piece, ...], tuple[str, str] | None]:
     """The pieces in English, and the language that they are written in with the whole text in English.
 
+    Of an English text, the words in other scripts alone are read; the codes of several languages are joined by "+".
     English, and texts that no known language explains, stay as they are; so does each text of a model without objects,
     and each with a word to keep, the name of an embedding.
     """
@@ -111,16 +112,26 @@ def read_language(
     unknown = tokenizer.unknown_words(text)
     if not objects or not unknown or len(tokenizer.unknown_words(text, keep=keep)) < len(unknown):
         return tuple(pieces), None
-    code = language_of(text, lambda word: not tokenizer.unknown_words(word))
-    if code is None:
+
+    def is_known(word: str) -> bool:
+        return not tokenizer.unknown_words(word)
+
+    code = language_of(text, is_known)
+    codes: dict[str, None] = {}
+    found: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, WeightedText) and piece.text.strip():
+            if code is None:
+                english, mixed = mixed_in_english(piece.text, is_known)
+            else:
+                english, mixed = in_english(piece.text, code), (code,)
+            codes |= dict.fromkeys(mixed)
+            piece = replace(piece, text=_spaced_alike(english, piece.text)) if mixed else piece
+        found.append(piece)
+    if not codes:
         return tuple(pieces), None
-    found = tuple(
-        replace(piece, text=_spaced_alike(in_english(piece.text, code), piece.text))
-        if isinstance(piece, WeightedText) and piece.text.strip()
-        else piece
-        for piece in pieces
-    )
-    return found, (code, "".join(piece.text for piece in found if isinstance(piece, WeightedText)).strip())
+    read = "".join(piece.text for piece in found if isinstance(piece, WeightedText)).strip()
+    return tuple(found), ("+".join(codes), read)
 
 
 def _spaced_alike(text: str, like: str) -> str:
@@ -131,9 +142,10 @@ def _spaced_alike(text: str, like: str) -> str:
 def language_notice(read: tuple[str, str], field: str) -> Notice:
     """What a text in another language was read as."""
     code, english = read
+    names = " and ".join(LANGUAGE_NAMES[each] for each in code.split("+"))
     shown = english if len(english) <= MAX_READ else f"{english[:MAX_READ]}..."
     data = {"language": code, "english": english}
-    return Notice(f"{LANGUAGE_NAMES[code]} read as: {shown}", code="language_read", field=field, data=data)
+    return Notice(f"{names} read as: {shown}", code="language_read", field=field, data=data)
 
 
 def emoji_notice(read: Mapping[str, str], field: str) -> Notice:

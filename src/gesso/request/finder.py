@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Protocol, get_args
 
-from gesso.arguments import check_flag, check_mapping, check_path, check_text, refused
+from gesso.arguments import ArgumentError, check_flag, check_mapping, check_path, check_text, refused
 from gesso.errors import GessoError, short
 from gesso.request.checks import nearest, unknown_data
 from gesso.request.embedded import embedded_extras
@@ -38,7 +38,8 @@ def check_files(name: str, files: object) -> None:
     kinds: Mapping[str, object] = files
     for kind, named in kinds.items():
         if not isinstance(kind, str) or kind not in KINDS:
-            raise refused(f"{name} has the kind", kind, f"one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
+            known = f"one of {', '.join(KINDS)}{nearest(kind, KINDS)}"
+            raise ArgumentError(f"`{name}` has the kind {short(kind)}, expected {known}", field=name)
         check_mapping(f"{name}[{kind!r}]", named, expected)
         assert isinstance(named, Mapping)
         for file, path in named.items():

@@ -33,6 +33,16 @@ def with_canonical_names(request: R) -> R:
     return replace(request, sampler=sampler, schedule=schedule, hires=hires)
 
 
+def sampler_label(name: str) -> str:
+    """A1111's name for a sampler."""
+    return SAMPLERS[name].label
+
+
+def schedule_label(name: str) -> str:
+    """A1111's name for a schedule; "Own" where a request brings its own sigmas."""
+    return "Own" if name == OWN_SCHEDULE else SCHEDULES[name].label
+
+
 def _canonical(sampler: str | None, schedule: str | None) -> tuple[str | None, str | None]:
     if sampler is not None and (both := _builtin_pair(sampler)) is not None:  # so that no plug-in is looked for
         sampler, implied = both

@@ -204,6 +204,35 @@ class TextToImageRequest:
             infotext="CFG rescale",
         ),
     ] = None
+    guidance_until: Annotated[
+        float | None,
+        real(
+            0.0,
+            1.0,
+            label="Guidance until",
+            group="Size and sampling",
+            help="Guide in the first share of the steps alone, 0 to 1: a step without guidance takes half the time.",
+            unit="share",
+            open="to the end",
+            optional=True,
+            options=("guidance-until",),
+            infotext="Guidance until",
+        ),
+    ] = None
+    deep_cache: Annotated[
+        int | None,
+        whole(
+            2,
+            10,
+            label="Keep deep features",
+            group="Size and sampling",
+            help="Compute the UNet's deep levels in every N-th call alone, 2 to 10 (DeepCache): faster, less exact.",
+            open="every call",
+            optional=True,
+            options=("deep-cache",),
+            infotext="Deep cache",
+        ),
+    ] = None
     sampler: Annotated[
         str | None,
         named(

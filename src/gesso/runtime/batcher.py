@@ -19,6 +19,7 @@ from gesso.adapters.attaching import Attachment
 from gesso.diffusion.calls import CallGenerator, NetworkCall
 from gesso.runtime.cancel import CancelledError, CancelToken
 from gesso.runtime.conditioning import Conditioning, ControlFunction, ControlResiduals, joined_residuals
+from gesso.runtime.deep_features import DeepFeatures
 from gesso.runtime.model import LoadedModel
 
 R = TypeVar("R")
@@ -30,16 +31,18 @@ class UNetCaller:
 
     control_function  ControlNets, T2I-Adapters and IP-Adapters, asked before each call
     adapters          LoRA on the UNet
+    deep              features that the run keeps from call to call; its calls are made alone
     """
 
     model: LoadedModel
     control_function: ControlFunction | None = None
     adapters: Attachment | None = None
+    deep: DeepFeatures | None = None
 
     def __call__(self, z: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """z [B, C, h, w], timestep [B], conditioning of B rows -> [B, C, h, w]"""
         adapters = self.adapters.on() if self.adapters is not None else None
-        return self.model.predict(z, timestep, conditioning, self.control_function, adapters)
+        return self.model.predict(z, timestep, conditioning, self.control_function, adapters, self.deep)
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,6 +214,8 @@ def _shape_of(call: NetworkCall) -> tuple[Any, ...] | None:
         return None
     model, execution = network.model, network.model.execution
     if execution.watch is not None or execution.plan is not None:
+        return None
+    if isinstance(network, UNetCaller) and network.deep is not None:
         return None
     common = (id(model.parts), execution.float32, execution.tiling, call.z.shape[1:], call.z.dtype)
     if isinstance(network, PictureCaller):

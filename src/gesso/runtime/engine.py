@@ -25,6 +25,7 @@ from gesso.request.environment import Environment
 from gesso.runtime.adapter_cache import AdapterCache
 from gesso.runtime.control import LoadedControl
 from gesso.runtime.ip_adapter import LoadedImageEncoder, LoadedIPAdapter
+from gesso.runtime.kernels import can_pack, has_kernels
 from gesso.runtime.lru_cache import LRUCache
 from gesso.runtime.mapped import return_memory_promptly
 from gesso.runtime.model import LoadedModel as LoadedModel
@@ -164,12 +165,15 @@ class Engine:
 
     def _load(self, path: Path, name: str, parts: ModelParts) -> LoadedModel:
         weights = tuple(LoadedWeightFile(_short_name(file, path), file, stamp(file)) for file in parts.files)
+        precision = self.precision_of(parts.family)
+        packs = self.device.type == "cpu" and precision.unet == torch.bfloat16 and can_pack()
         model = LoadedModel(
             name=name,
             parts=parts,
             device=self.device,
-            precision=self.precision_of(parts.family),
+            precision=precision,
             weights=weights,
+            packed=frozenset({"unet", "vae"} & parts.networks.keys()) if packs else frozenset(),
             hash_file=self.hash_file,
             device_lock=self.device_lock,
         )
@@ -266,7 +270,7 @@ class Engine:
             gesso=gesso.__version__,
             torch=str(torch.__version__),
             python=platform.python_version(),
-            device=describe_device(self.device),
+            device=describe_device(self.device) + (" gesso-kernels" if model.packed and has_kernels() else ""),
             dtype=model.precision.name,
             threads=torch.get_num_threads(),
             rows_per_call=self.rows_per_call,

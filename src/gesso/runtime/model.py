@@ -19,6 +19,8 @@ from gesso.families.encoding import PromptEmbeds, Reading, Sizes, encode_prompt
 from gesso.families.parts import ModelParts
 from gesso.models.vae import AutoencoderKL
 from gesso.runtime.conditioning import Conditioning, ControlFunction, ControlResiduals
+from gesso.runtime.deep_features import DeepFeatures
+from gesso.runtime.kernels import cpu_kernels
 from gesso.runtime.plan import Footprint, MemoryPlan
 from gesso.runtime.precision import Precision
 from gesso.runtime.residency import NO_COMPONENTS, Component, Residency
@@ -94,6 +96,7 @@ class LoadedModel:
     device: torch.device
     precision: Precision
     weights: tuple[LoadedWeightFile, ...] = ()  # the UNet's first
+    packed: frozenset[str] = frozenset()  # networks that compute with own kernels and packed weights in bfloat16
     hash_file: Callable[[Path], str] = sha256_of  # or a function with a cache
     device_lock: AbstractContextManager[Any] = field(default_factory=RLock)  # one for all models of a device
     execution: Execution = Execution()
@@ -175,7 +178,11 @@ class LoadedModel:
         execution = self.execution
         stay = execution.plan.stay if execution.plan is not None else "resident"
         with self.device_lock, ExitStack() as stack:
-            self.residency.use(*names, stay=stay, float32=execution.float32, controls=execution.controls)
+            self.residency.use(
+                *names, stay=stay, float32=execution.float32, controls=execution.controls, packed=self.packed
+            )
+            if not self.packed.isdisjoint(names):
+                stack.enter_context(cpu_kernels())
             stack.enter_context(seamless(execution.tiling))
             if execution.watch is not None:
                 stack.enter_context(execution.watch(self))
@@ -236,12 +243,14 @@ class LoadedModel:
         conditioning: Conditioning,
         control_function: ControlFunction | None = None,
         adapters: AbstractContextManager[Any] | None = None,
+        deep: DeepFeatures | None = None,
     ) -> Tensor:
         """One call of the UNet.  z [B, C, h, w], timestep [B], conditioning of B rows -> [B, C, h, w]
 
         Extra channels of the conditioning are appended to z.
         control_function  gives the control residuals for the same rows
         adapters          context manager of the LoRA on the UNet, entered for the call once the UNet is in memory
+        deep              features that one run keeps from call to call
         """
         dtype = self.dtype("unet")
         conditioning = conditioning.to(dtype)
@@ -251,19 +260,29 @@ class LoadedModel:
         at_once = self.plan.unet_rows if self.plan else len(z)
         with self.using("unet"), adapters or nullcontext():
             outputs = [
-                self._predict(z[rows], timestep[rows], conditioning.rows(rows), control_function)
+                self._predict(z[rows], timestep[rows], conditioning.rows(rows), control_function, deep, rows)
                 for rows in (slice(first, first + at_once) for first in range(0, len(z), at_once))
             ]
+        if deep is not None:
+            deep.count()
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _predict(
-        self, z: Tensor, timestep: Tensor, conditioning: Conditioning, control_function: ControlFunction | None
+        self,
+        z: Tensor,
+        timestep: Tensor,
+        conditioning: Conditioning,
+        control_function: ControlFunction | None,
+        deep: DeepFeatures | None,
+        rows: slice,
     ) -> Tensor:
         latents = z[:, : self.family.vae.latent_channels]
         residuals = (
             control_function(latents, timestep, conditioning) if control_function is not None else ControlResiduals()
         )
-        window = {} if conditioning.window is None else {"window": conditioning.window}
+        more: dict[str, Any] = {} if conditioning.window is None else {"window": conditioning.window}
+        if deep is not None and residuals.control is None and residuals.features is None:
+            more["deep"] = deep.of(z, rows)
         with ExitStack() as stack:
             for ip_adapter in residuals.ip_adapters:
                 stack.enter_context(ip_adapter)
@@ -276,7 +295,7 @@ class LoadedModel:
                 conditioning.guidance,
                 control=residuals.control,
                 features=residuals.features,
-                **window,
+                **more,
             )
         return output
 

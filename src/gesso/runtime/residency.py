@@ -5,6 +5,9 @@ memory of their own. Onloaded, they have the dtype and the device that compute, 
 network can be offloaded and onloaded again at any time, since the file keeps the weights; so networks can take turns in
 memory (model offload), layers can come and go one by one (sequential offload), and a network that left the range of
 half precision can be onloaded in float32.
+
+Packed (`runtime.kernels`), the weights of linear layers and convolutions are in memory only as the processor reads
+them; the parameters themselves stay what the file holds.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -17,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gesso.families.parts import ModelParts, is_finite, refuse_nonfinite
+from gesso.runtime.kernels import Packed, is_packable, pack
 from gesso.runtime.mapped import MappedFiles, MemoryBlock
 
 Stay = Literal["resident", "turns", "stream"]
@@ -30,6 +34,8 @@ class Component:
         self.name, self.network, self.device, self.where = name, network, device, where
         self._stored: dict[str, Tensor] = {n: param.data for n, param in network.named_parameters()}
         self._streamed: list[Any] = []
+        self._packed: list[nn.Parameter] = []
+        self.is_packed = False
         self.dtype: torch.dtype | None = None  # that it is onloaded or streamed in; None while offloaded
 
     @property
@@ -51,25 +57,49 @@ class Component:
         layers = (sum(p.numel() for p in layer.parameters(recurse=False)) for layer in self.network.modules())
         return max(layers) * dtype.itemsize
 
-    def onload(self, dtype: torch.dtype) -> None:
+    def onload(self, dtype: torch.dtype, *, packed: bool = False) -> None:
         """Loads the weights into memory, ready to compute in `dtype`. Costs nothing if they are there already.
 
+        packed  of linear layers and convolutions as the processor reads them; they compute within `cpu_kernels` alone
         Raises ModelFileError for numbers that are not finite, in the file or in `dtype`.
         """
-        if self.dtype == dtype and not self._streamed:
+        if self.dtype == dtype and not self._streamed and self.is_packed == packed:
             return
         self.offload()
-        params = dict(self.network.named_parameters())
+        params, stored = dict(self.network.named_parameters()), dict(self._stored)
         with torch.inference_mode(mode=False):  # tensors made in inference mode cannot be changed outside it
-            for name, tensor in _onloaded(self._stored, dtype, self.device, self.where, MappedFiles.now()):
+            if packed:
+                self._pack(params, {name: stored.pop(name) for name in self._packable()}, dtype)
+            for name, tensor in _onloaded(stored, dtype, self.device, self.where, MappedFiles.now()):
                 params[name].data = tensor
-        self.dtype = dtype
+        self.dtype, self.is_packed = dtype, packed
+
+    def _packable(self) -> Iterator[str]:
+        """Names of the weights that can be packed."""
+        for prefix, module in self.network.named_modules():
+            name = f"{prefix}.weight" if prefix else "weight"
+            if is_packable(module) and name in self._stored:
+                yield name
+
+    def _pack(self, params: Mapping[str, nn.Parameter], stored: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        """One after the other, so that no more than one weight is in memory twice."""
+        files = MappedFiles.now()
+        for name in sorted(stored, key=lambda name: stored[name].data_ptr()):
+            ((_, tensor),) = _onloaded({name: stored[name]}, dtype, self.device, self.where, files)
+            module, param = self.network.get_submodule(name.rpartition(".")[0]), params[name]
+            param.packed = Packed(pack(module, tensor), dtype, param.data_ptr())  # type: ignore[attr-defined]
+            files.release(stored[name])
+            self._packed.append(param)
 
     def offload(self) -> None:
         """Goes back to the weights in the file and frees the memory."""
         for hook in self._streamed:
             hook.remove()
         self._streamed.clear()
+        for param in self._packed:
+            del param.packed  # type: ignore[attr-defined]
+        self._packed.clear()
+        self.is_packed = False
         if self.dtype is None:
             return
         files = MappedFiles.now()
@@ -165,6 +195,7 @@ class Residency:
         stay: Stay = "resident",
         float32: Collection[str] = (),
         controls: Mapping[str, Component] = NO_COMPONENTS,
+        packed: Collection[str] = (),
     ) -> None:
         """Onloads components that compute together. Raises ModelFileError as `Component.onload`.
 
@@ -172,6 +203,7 @@ class Residency:
                   offloaded; stream (sequential offload): as turns, and the UNet is onloaded layer by layer
         float32   components that compute in float32
         controls  control networks, which run whenever the UNet does, in its dtype
+        packed    components whose weights are packed where they compute in bfloat16; control networks as the UNet
         """
         used = {name: (self.components[name], self._dtype(name, float32)) for name in names}
         if "unet" in names:
@@ -184,7 +216,8 @@ class Residency:
             if stay == "stream" and (name == "unet" or name in controls):
                 component.stream(dtype)
             else:
-                component.onload(dtype)
+                of = "unet" if name in controls else name
+                component.onload(dtype, packed=of in packed and dtype == torch.bfloat16)
 
     def _dtype(self, name: str, float32: Collection[str]) -> torch.dtype:
         return torch.float32 if name in float32 else self._dtypes[name]

@@ -54,7 +54,7 @@ def render_glyphs(glyphs: Sequence[str], font_path: Path | None = None) -> np.nd
         font = ImageFont.truetype(str(path), STRIKE)
     except OSError as error:
         raise GessoError(
-            f"{path}: not a usable font ({error}). Expected Noto Color Emoji",
+            f"{path}: not a usable font ({error.strerror or error}). Expected Noto Color Emoji",
             code="wrong_kind",
             data={"path": str(path)},
         ) from error
@@ -92,7 +92,7 @@ def save_atlas(path: Path, glyphs: np.ndarray, objects: Sequence[Thing]) -> None
             picture.save(file, "PNG", pnginfo=note)
     except OSError as error:
         raise GessoError(
-            f"{path}: the atlas cannot be written ({error})", code="unwritable", data={"path": str(path)}
+            f"{path}: the atlas cannot be written ({error.strerror})", code="unwritable", data={"path": str(path)}
         ) from error
 
 

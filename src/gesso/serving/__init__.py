@@ -1,1 +1,1 @@
-"""Serving: a durable queue of jobs, workers that draw them, and the HTTP API in front of it."""
+"""Serving: a durable queue of jobs, its store, files, keys and settings, and the workers that draw them."""

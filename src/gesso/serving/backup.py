@@ -221,7 +221,8 @@ def _copy_sqlite(source: Path, target: Path) -> None:
         os.replace(hidden, target)
         sync_folder(target.parent)
     except (OSError, sqlite3.Error) as error:
-        raise GessoError(f"{target}: the queue cannot be copied there ({error})", code="unwritable") from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise GessoError(f"{target}: the queue cannot be copied there ({why})", code="unwritable") from error
     finally:
         for part in (hidden, Path(f"{hidden}-wal"), Path(f"{hidden}-shm"), Path(f"{hidden}-journal")):
             part.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Rows of the library of pictures: what is written when a picture is finished, and what searches look through."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ SETTINGS = {
     "control": "",
     "strength": "source.strength",
 }
+
+_TAG = re.compile(r"<(?:lora|lyco):([^:<>]+)", re.IGNORECASE)  # a LoRA that is named in a prompt
 
 
 _CHANGED = update(owners).where(owners.c.owner == bindparam("this")).values(gallery=owners.c.gallery + 1)
@@ -101,7 +104,8 @@ def words_of(request: Mapping[str, Any], written: str, *, model: str, seed: int 
         for use in (request.get(uses) or ())
         if isinstance(use, Mapping)
     ]
-    texts += [f"{name}:{value}" for name, value in found.items()] + named
+    tags = {f"lora:{name.strip()}" for text in (*texts, written) for name in _TAG.findall(text)}
+    texts += [f"{name}:{value}" for name, value in found.items()] + sorted({*named, *tags})
     return f" {' '.join(' '.join(texts).casefold().split())} "
 
 

@@ -46,6 +46,9 @@ EXTRAS = (
     Extra(name="postgres", module="psycopg", package="psycopg", about="a queue in PostgreSQL (gesso serve)"),
     Extra(name="objects", module="obstore", package="obstore", about="pictures in object storage (gesso serve)"),
     Extra(name="otel", module="opentelemetry", package="opentelemetry-sdk", about="traces (gesso serve)"),
+    Extra(name="parquet", module="pyarrow", package="pyarrow", about="pictures in Parquet tables (gesso train lora)"),
+    Extra(name="tensorboard", module="tensorboard", package="tensorboard", about="a training's log (--tensorboard)"),
+    Extra(name="sscd", module="onnxruntime", package="onnxruntime", about="SSCD for the check for copies (--sscd)"),
     Extra(name="train", module="emoji", package="emoji", about="making tables of objects for training"),
     Extra(name="world", module="resvg_py", package="resvg-py", about="drawing objects for training from vectors"),
 )

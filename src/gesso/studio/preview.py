@@ -43,4 +43,4 @@ class Preview:
             (image,) = to_images(self.decode(state.latents[:1]))
         buffer = io.BytesIO()
         image.save(buffer, format="PNG")
-        write_new(self.path, buffer.getvalue(), overwrite=True)
+        write_new(self.path, buffer.getvalue(), overwrite=True, chosen_by="preview")

@@ -60,6 +60,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "Loss": (),
         "Report": (),
+        "Verdict": (),
         "Prompt": ("negative-prompt", "style", "styles", "wildcards", "dynamic-prompts", "force"),
         "Size and sampling": ("size",),
         "Variations": ("variation-seed", "seed-size"),

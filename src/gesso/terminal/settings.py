@@ -261,9 +261,15 @@ def file_at(path: Path | None, level: Level, environ: Mapping[str, str] = os.env
     if path is not None and os.path.lexists(path):
         return read_file(path, level)
     if path is not None and level == "user" and environ.get(FILE_VARIABLE):
+        try:
+            os.lstat(path)
+            problem = "no such file"
+        except OSError as error:  # `lexists` says no where a folder above it may not be looked into, too
+            is_absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+            problem = "no such file" if is_absent else f"cannot be read ({error.strerror})"
         raise GessoError(
-            f"{path}: no such file. Correct {FILE_VARIABLE}, or unset it",
-            code="missing",
+            f"{path}: {problem}. Correct {FILE_VARIABLE}, or unset it",
+            code="missing" if problem == "no such file" else "unreadable",
             field=FILE_VARIABLE,
             data={"path": str(path)},
         )

@@ -2,14 +2,18 @@
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
+
+T = TypeVar("T")
 
 
 class Group:
@@ -33,6 +37,42 @@ class Group:
             tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
             start += tensor.numel()
 
+    @torch.no_grad()
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """The mean of gradients over the processes. One that some process has and another has not counts as 0 there."""
+        if self.size == 1 or not parameters:
+            return
+        has = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
+        dist.all_reduce(has, dist.ReduceOp.MAX)
+        learning = [parameter for parameter, is_there in zip(parameters, has.tolist(), strict=True) if is_there]
+        for parameter in learning:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.average([parameter.grad for parameter in learning if parameter.grad is not None])
+
+    def mean(self, figures: Mapping[str, Tensor | float]) -> Mapping[str, Tensor | float]:
+        """The mean of figures over the processes, which have the same ones."""
+        if self.size == 1 or not figures:
+            return figures
+        names = sorted(figures)
+        values = torch.tensor([float(figures[name]) for name in names], dtype=torch.float64)
+        dist.all_reduce(values)
+        return dict(zip(names, (values / self.size).tolist(), strict=True))
+
+    def first(self, work: Callable[[], T]) -> T:
+        """What `work` returns, in the first process and then in the others, for work that leaves files behind."""
+        if self.rank > 0:
+            self.wait()
+        result = work()
+        if self.rank == 0:
+            self.wait()
+        return result
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
     def agree(self, value: bool) -> bool:
         """The first process's value for all, so that all stop at the same step."""
         if self.size == 1:
@@ -48,6 +88,28 @@ class Group:
         shared = torch.tensor([value], dtype=torch.float64)
         dist.broadcast(shared, 0)
         return float(shared.item())
+
+
+LONGEST_WAIT = timedelta(hours=6)  # of processes for the first one, which reports and draws samples
+
+
+@contextmanager
+def joined() -> Iterator[Group]:
+    """One of the processes that torchrun started, joined to the others within the block; alone without torchrun."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield Group()
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=LONGEST_WAIT)
+    try:
+        yield Group()
+    finally:
+        dist.destroy_process_group()
+
+
+def local_rank() -> int:
+    """Which of the processes on this machine this one is."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 INTERRUPTED_WAIT = 60.0  # seconds for a process to end its step

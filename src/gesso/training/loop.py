@@ -14,8 +14,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -145,6 +145,8 @@ def fit(
     while_averaged: Callable[[int], Mapping[str, float]] = lambda step: {},
     keep_every: int | None = None,
     roll_backs: int = 0,
+    shared_batches: bool = False,
+    make_optimizer: "MakeOptimizer | None" = None,
 ) -> dict[str, dict[str, Tensor]]:
     """Train until the plan's samples are used up, or stop_after seconds, or `stop` says so between two steps.
 
@@ -157,6 +159,9 @@ def fit(
     while_averaged  is called with the step during a report, the averaged weights in place; its figures are logged too
     keep_every      steps between the states to which a gradient that is not finite takes the run back
     roll_backs      how often that may happen, each time at half the rate; 0: such a gradient ends the run
+    shared_batches  several processes share each batch, which the task parts among them: the run is that of one
+                    process, and goes on with any number of them. Without, each has batches of its own
+    make_optimizer  from parameter groups and the plan; None: `optimizer_for`
     Raises GessoError where the folder cannot be made, for a state of another training in it, for a disk without room
     for a state (the last one stays), and for a gradient that is not finite. Without `stop`, Ctrl-C waits for the end of
     the step and for the state to be saved, and is KeyboardInterrupt then.
@@ -169,7 +174,16 @@ def fit(
             code="unwritable",
             data={"path": str(folder)},
         ) from error
-    run = _Run(task, plan, folder, torch.device(device), what, on_log)
+    run = _Run(
+        task,
+        plan,
+        folder,
+        torch.device(device),
+        what,
+        on_log,
+        shared_batches=shared_batches,
+        make_optimizer=make_optimizer,
+    )
     run.while_averaged, run.roll_backs = while_averaged, roll_backs
     if compiled:
         for network in task.networks():
@@ -218,6 +232,22 @@ def optimizer_for(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optim
     return torch.optim.AdamW(groups, betas=plan.betas, weight_decay=plan.weight_decay, fused=True)
 
 
+MakeOptimizer = Callable[[list[dict[str, Any]], Plan], torch.optim.Optimizer]
+
+
+@contextmanager
+def averaged(optimizer: Any) -> Iterator[None]:
+    """Within, the weights of a schedule-free optimiser are their average, which is its result; of others they stay."""
+    if not (hasattr(optimizer, "eval") and hasattr(optimizer, "train")):
+        yield
+        return
+    optimizer.eval()
+    try:
+        yield
+    finally:
+        optimizer.train()
+
+
 class _Run:
     """A training between its first step and its last: what `last.pt` keeps, and the figures since the last log row."""
 
@@ -229,7 +259,11 @@ class _Run:
         device: torch.device,
         what: str | None,
         on_log: Callable[[dict[str, float]], None],
+        *,
+        shared_batches: bool = False,
+        make_optimizer: "MakeOptimizer | None" = None,
     ) -> None:
+        self.shared_batches = shared_batches
         self.task, self.plan, self.device, self.what, self.on_log = task, plan, device, what, on_log
         self.group = Group()
         self.last, self.good, self.log_file = folder / "last.pt", folder / "good.pt", folder / "log.jsonl"
@@ -237,11 +271,12 @@ class _Run:
         self.roll_backs = 0
         self.rate = 1.0  # of the plan's learning rate: what roll-backs left of it
         self.rolled_back: list[int] = []  # at which steps
-        self.optimizer = optimizer_for(task.parameter_groups(plan.learning_rate), plan)
+        self.optimizer = (make_optimizer or optimizer_for)(task.parameter_groups(plan.learning_rate), plan)
         self.bases = [rates["lr"] for rates in self.optimizer.param_groups]
         self.parameters = [p for rates in self.optimizer.param_groups for p in rates["params"]]
         self.average = MovingAverage(task.modules, plan.ema_decay)
-        self.seed = plan.seed + 1_000_003 * self.group.rank  # every process sees pictures of its own
+        # Every process sees pictures of its own, or its part of everyone's.
+        self.seed = plan.seed + (0 if shared_batches else 1_000_003 * self.group.rank)
         self.step = self.samples = 0
         self.seconds_before = 0.0  # that earlier parts of the run took
         self.precision: TrainingPrecision | None = None
@@ -312,16 +347,21 @@ class _Run:
         for rates, base in zip(self.optimizer.param_groups, self.bases, strict=True):
             rates["lr"] = base * self.plan.factor(self.samples) * self.rate
         figures = self._gradients()
-        self.group.average([p.grad for p in self.parameters if p.grad is not None])
+        if self.shared_batches:
+            self.group.average_gradients(self.parameters)
+            figures = self.group.mean(figures)
+        else:
+            self.group.average([p.grad for p in self.parameters if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.parameters, self.plan.clip)
         self.waiting.append((self.step, {**figures, "norm": norm}))
         if self.device.type == "cpu" or self.roll_backs:
             self._settle()  # before the step that a gradient which is not finite would spoil
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        taken = self.plan.batch_size * self.plan.accumulation * self.group.size
+        taken = self.plan.batch_size * self.plan.accumulation * (1 if self.shared_batches else self.group.size)
         self.step, self.samples = self.step + 1, self.samples + taken
-        self.average.update(self.task.modules, self.step)
+        with averaged(self.optimizer):
+            self.average.update(self.task.modules, self.step)
         if self.first_done is None:
             self._settle()
             self.first_done = time.monotonic(), self.samples
@@ -332,7 +372,8 @@ class _Run:
         sums: dict[str, Tensor | float] = {}
         for part in range(parts):
             loss, figures = self.task.loss(self.step * parts + part, self.plan.batch_size, self.seed)
-            (loss if parts == 1 else loss / parts).backward()
+            if loss.requires_grad or not self.shared_batches:  # a short batch may have no row for this process
+                (loss if parts == 1 else loss / parts).backward()
             for key, value in figures.items():
                 sums[key] = sums.get(key, 0.0) + value / parts
         return sums

@@ -3,6 +3,7 @@
 - a folder of pictures with sidecars: x.jpg, x.txt (or x.caption), x-masklabel.png; `reg/` holds pictures of the class
 - kohya's folders: `10_sks dog/` has repeats and class words in its name, also below `img/`; `reg/1_dog/`
 - imagefolder of the Hugging Face hub: metadata.jsonl or metadata.csv with file_name and text
+- shards: Parquet tables and tars of WebDataset (`shards`)
 
 Nothing is run and nothing unpickled: pictures, text, JSON, CSV and TOML are read, all else is left alone and named.
 """
@@ -19,6 +20,7 @@ from gesso.errors import GessoError, short, shorten
 from gesso.strict_json import loads
 from gesso.tuning.buckets import BucketRules
 from gesso.tuning.captions import CaptionRules
+from gesso.tuning.shards import shards_in, unpack
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif")
 CAPTIONS = (".txt", ".caption")
@@ -27,9 +29,9 @@ MAX_CAPTION_BYTES = 64 * 2**10
 MAX_TABLE_BYTES = 64 * 2**20
 # What other trainers read and gesso does not; what to do instead.
 _FOREIGN = {
-    ".parquet": "export the pictures to a folder with metadata.jsonl",
+    ".parquet": "it stands beside pictures; give the file itself, or move it to a folder of its own",
     ".arrow": "export the pictures to a folder with metadata.jsonl",
-    ".tar": "unpack it: a folder of pictures with .txt files beside them",
+    ".tar": "it stands beside pictures; give the file itself, or move it to a folder of its own",
     ".zip": "unpack it",
     ".mds": "export the pictures to a folder",
     ".pkl": "pickles can run code and are never read",
@@ -98,6 +100,7 @@ class Defaults:
 
     caption  of a picture without one
     reg      a folder of pictures of the class beside those of the data set
+    unpacked where the pictures of shards go; None: shards are refused
     """
 
     captions: CaptionRules = field(default_factory=CaptionRules)
@@ -105,6 +108,7 @@ class Defaults:
     flip: bool = False
     repeats: int = 1
     reg: Path | None = None
+    unpacked: Path | None = None
 
 
 def read_folder(folder: Path, defaults: Defaults) -> DataSet:
@@ -115,6 +119,9 @@ def read_folder(folder: Path, defaults: Defaults) -> DataSet:
     for root in (folder, folder / "img"):
         if named := _kohya_folders(root):
             return _read_kohya(folder, named, defaults)
+    if not any(map(is_picture, folder.iterdir())) and (shards := shards_in(folder)):
+        found = read_shards(folder, shards, defaults)
+        return with_reg(found, folder / "reg", defaults) if _holds_pictures(folder / "reg") else found
     subset = Subset(where=folder, repeats=defaults.repeats, captions=defaults.captions, flip=defaults.flip)
     examples, notes = folder_examples(folder, 0, CAPTIONS, defaults.caption)
     found = DataSet(layout="folder", subsets=(subset,), examples=tuple(examples), notes=tuple(notes))
@@ -242,6 +249,27 @@ def with_reg(found: DataSet, folder: Path, defaults: Defaults) -> DataSet:
         examples += some
         notes += said
     return replace(found, subsets=tuple(subsets), examples=tuple(examples), notes=tuple(notes))
+
+
+# ---- shards ----------------------------------------------------------------------------------------------------------
+
+
+def read_shards(where: Path, shards: Sequence[Path], defaults: Defaults) -> DataSet:
+    """The pictures of Parquet files or tars, unpacked. Raises GessoError for one that is hostile or damaged."""
+    if defaults.unpacked is None:
+        raise GessoError(f"{where}: shards need a place for their pictures. Give `cache`", code="usage", field="cache")
+    examples: list[Example] = []
+    notes: list[str] = []
+    for shard in shards:
+        folder, said = unpack(shard, defaults.unpacked)
+        notes += said
+        found = _read_table(folder, folder / "metadata.jsonl", defaults)
+        examples += found.examples
+        notes += found.notes
+    kinds = ["Parquet" if all(one.suffix.lower() == ".parquet" for one in shards) else "WebDataset"]
+    subset = Subset(where=where, repeats=defaults.repeats, captions=defaults.captions, flip=defaults.flip)
+    count = f"{kinds[0]}, {len(shards)} shards" if len(shards) > 1 else kinds[0]
+    return DataSet(layout=count, subsets=(subset,), examples=tuple(examples), notes=tuple(notes))
 
 
 # ---- imagefolder -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """How much memory a step takes, and about how long, before any weight is read: counted on networks without numbers."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gesso.families.base import Family
 from gesso.families.parts import empty_networks, on_meta
+from gesso.models.controlnet import ControlNet
+from gesso.tuning.controlling import control_config
 from gesso.tuning.factors import layers_of
 from gesso.tuning.learners import make_factors, text_networks, trained_networks
+from gesso.tuning.optimizers import PACKAGED
 from gesso.tuning.settings import TuningSettings
 from gesso.tuning.task import CHECKPOINTED
 
@@ -36,20 +39,27 @@ def estimate(family: Family, settings: TuningSettings, bucket: tuple[int, int]) 
     networks = empty_networks(family, family.name)
     for network in networks.values():
         network.requires_grad_(False)
-    parameters, layers = _trained(networks, replace(settings, dropout=0.0))
+    parameters, layers = _trained(family, networks, replace(settings, dropout=0.0))
     rows = settings.batch_size or 1
     height, width = bucket[1] // family.vae.downscale, bucket[0] // family.vae.downscale
     x = torch.empty(rows, family.unet.in_channels, height, width, device="meta")
     context = torch.empty(rows, family.text.max_length, family.unet.context_dim, device="meta")
     added = None if not family.unet.added_dim else torch.empty(rows, family.unet.added_dim, device="meta")
     half = 2 if settings.precision == "bfloat16" else 4
-    kept = _Kept(networks["unet"])
+    control: ControlNet | None = None
+    if settings.kind == "controlnet":
+        with on_meta():
+            control = ControlNet(control_config(family))
+        hint = torch.empty(rows, 3, height * control.config.downscale, width * control.config.downscale, device="meta")
+    kept = _Kept([networks["unet"]] if control is None else [control, networks["unet"]])
     with (
         torch.enable_grad(),  # a report may ask, where gradients are off
         FlopCounterMode(display=False) as counter,
         torch.autograd.graph.saved_tensors_hooks(kept.keep, lambda tensor: tensor),
     ):
-        loss = networks["unet"](x, torch.empty(rows, device="meta"), context, added).sum()
+        times = torch.empty(rows, device="meta")
+        residuals = None if control is None else control(x, times, context, hint, added)
+        loss = networks["unet"](x, times, context, added, control=residuals).sum()
     del loss
     forward = float(counter.get_total_flops())
     learning = set(trained_networks(networks, settings)) if settings.kind == "full" else set[str]()
@@ -61,9 +71,18 @@ def estimate(family: Family, settings: TuningSettings, bucket: tuple[int, int]) 
         if name not in learning  # those are among the parameters
     )
     activations = kept.checkpointed if settings.checkpointing else kept.total
-    # Weights, gradient, two moments and an average of what learns; of activations what the backward pass needs.
-    nbytes = weights + 5 * 4 * parameters + activations * half // 4
-    passes = 1 + (BACKWARD_ALL if settings.kind == "full" else BACKWARD) + (1 if settings.checkpointing else 0)
+    # Weights, gradient, moments and an average of what learns; of activations what the backward pass needs.
+    row = PACKAGED.get(settings.optimizer)
+    moments = row.moments if row is not None else 1.0 if settings.optimizer == "muon" else 2.0
+    nbytes = weights + int((3 + moments) * 4 * parameters) + activations * half // 4
+    # A teacher looks twice, with the caption and without, and the student again at where it got to.
+    passes = (
+        (4 if settings.kind == "distil" else 1)
+        + (BACKWARD_ALL if settings.kind == "full" else BACKWARD)
+        + (1 if settings.checkpointing else 0)
+    )
+    if settings.preserve:  # the class without the LoRA, and with it
+        passes += 1 + passes
     return Estimate(
         parameters=parameters,
         layers=layers,
@@ -72,7 +91,7 @@ def estimate(family: Family, settings: TuningSettings, bucket: tuple[int, int]) 
     )
 
 
-def _trained(networks: Mapping[str, nn.Module], settings: TuningSettings) -> tuple[int, int]:
+def _trained(family: Family, networks: Mapping[str, nn.Module], settings: TuningSettings) -> tuple[int, int]:
     """How many numbers learn, and in or beside how many layers."""
     if settings.kind == "embedding":
         texts = text_networks(networks)
@@ -81,20 +100,25 @@ def _trained(networks: Mapping[str, nn.Module], settings: TuningSettings) -> tup
         learning = trained_networks(networks, settings)
         layers = sum(1 for _ in layers_of(learning))
         return sum(p.numel() for network in learning.values() for p in network.parameters()), layers
+    if settings.kind == "controlnet":
+        with on_meta():
+            control = ControlNet(control_config(family))
+        return sum(p.numel() for p in control.parameters()), sum(1 for _ in layers_of({"control": control}))
     with on_meta():
         factors = make_factors(networks, settings, None).to("meta")
-    return sum(p.numel() for p in factors.parameters()), len(factors.layers)
+    words = settings.vectors * sum(one.config.dim for one in text_networks(networks).values())
+    return sum(p.numel() for p in factors.parameters()) + (words if settings.learn_word else 0), len(factors.layers)
 
 
 class _Kept:
     """Bytes that the backward pass needs, in float32: of all, and of blocks that would be computed again."""
 
-    def __init__(self, unet: nn.Module) -> None:
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
         self._storages: dict[int, int] = {}
         self._alive: list[Tensor] = []  # so that no storage gets the name of another
         self._before: list[int] = []
         self._inputs = self._inside = self._largest = 0
-        for module in unet.modules():
+        for module in (module for network in networks for module in network.modules()):
             if isinstance(module, CHECKPOINTED):
                 module.register_forward_pre_hook(self._enter)
                 module.register_forward_hook(self._leave)

@@ -1,58 +1,23 @@
-"""Factors of a LoRA in training (Hu et al. 2021, arXiv:2106.09685): low-rank matrices beside frozen layers.
+"""Factors of a LoRA in training (Hu et al. 2021, arXiv:2106.09685) beside frozen layers, and which layers get them.
 
-The factors are added to the layers' outputs by hooks, as `gesso.adapters` adds those of a file at run time. Shapes:
-O out, I in, k of a convolution's kernel, R rank.
+The factors are added to the layers' outputs by hooks, as `gesso.adapters` adds those of a file at run time.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from gesso.adapters.changes import LowRank
 from gesso.adapters.lora import ModuleChange
+from gesso.errors import GessoError, short
 from gesso.nn.attention import SpatialTransformer
 from gesso.nn.resblock import ResBlock
 from gesso.training.task import generator_for
+from gesso.tuning.layer_factors import Factors, Layer, LayerFactors, is_wide
 
-Layer = nn.Linear | nn.Conv2d
 ChooseRank = Callable[[str, Layer], int]  # (name of a layer, layer) -> its rank; 0: it is left alone
-ChooseAlpha = Callable[[str, Layer], float]
-
-
-class Factors(nn.Module):
-    """down [R, I(, k, k)] and up [O, R(, 1, 1)] of one layer; the change, up @ down * scale, starts at zero.
-
-    A layer narrower than the rank gets as many as it is wide. generator: of the start values; None: torch's own.
-    """
-
-    def __init__(
-        self, layer: Layer, rank: int, *, scale: float = 1.0, generator: torch.Generator | None = None
-    ) -> None:
-        super().__init__()
-        out, into, *kernel = layer.weight.shape
-        rank = min(rank, out, into * math.prod(kernel))
-        device = layer.weight.device
-        self.down = nn.Parameter(torch.empty(rank, into, *kernel, device=device))
-        self.up = nn.Parameter(torch.zeros(out, rank, *(1 for _ in kernel), device=device))
-        self.scale = scale
-        if generator is None:
-            nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
-        else:  # the same distribution
-            bound = 1 / math.sqrt(into * math.prod(kernel))
-            start = torch.empty(self.down.shape).uniform_(-bound, bound, generator=generator)
-            self.down = nn.Parameter(start.to(device))
-
-    def forward(self, layer: Layer, x: Tensor) -> Tensor:
-        """What is added to the layer's output."""
-        down, up = self.down.to(x.dtype), self.up.to(x.dtype)
-        if isinstance(layer, nn.Linear):
-            added = F.linear(F.linear(x, down), up)
-        else:
-            added = F.conv2d(F.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation), up)
-        return added if self.scale == 1 else added * self.scale
+Make = Callable[[str, Layer, int], LayerFactors]  # (name, layer, rank) -> what learns beside it
 
 
 class LoraFactors(nn.Module):
@@ -60,9 +25,8 @@ class LoraFactors(nn.Module):
 
     networks   by component name as in an adapter's `Target`: unet, text, text_2
     rank       of every linear layer and convolution, or a function that chooses
-    alpha      the change is scaled by alpha / rank; None: by 1
+    make       makes those of a layer; None: LoRA, from torch's own random numbers
     dropout    share of a layer's inputs that its factors do not see in training; which, follows from `step_seed`
-    generator  of the start values; None: torch's own
     """
 
     def __init__(
@@ -70,56 +34,66 @@ class LoraFactors(nn.Module):
         networks: Mapping[str, nn.Module],
         rank: int | ChooseRank,
         *,
-        alpha: float | ChooseAlpha | None = None,
+        make: Make | None = None,
         dropout: float = 0.0,
-        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.names = dict[str, str]()  # of a layer, by its name here, which may hold no dots
         self.layers = nn.ModuleDict()
         self.dropout = dropout
+        self.is_off = False
         self.step_seed: tuple[int, int] = (0, 0)  # of the masks of the dropout
+        self.rows: tuple[tuple[int, ...], int] = ((), 0)  # of a batch that this process has, and of how many
         for name, layer in layers_of(networks):
             size = rank(name, layer) if callable(rank) else rank
             if size == 0:
                 continue
-            size_alpha = alpha(name, layer) if callable(alpha) else alpha
-            scale = 1.0 if size_alpha is None else size_alpha / size
             self.names[key := name.replace(".", "/")] = name
-            factors = Factors(layer, size, scale=scale, generator=generator)
+            factors = Factors(layer, size) if make is None else make(name, layer, size)
             self.layers[key] = factors
-            layer.register_forward_hook(self._hook(len(self.names), factors))
+            layer.register_forward_hook(self._hook(len(self.names), factors, parted=name.startswith("unet.")))
 
-    def _hook(self, number: int, factors: Factors) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def _hook(
+        self, number: int, factors: LayerFactors, *, parted: bool
+    ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        """parted: the layer sees a row for each picture; text encoders see one caption at a time."""
+
         def added(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if self.is_off:
+                return output
             x = args[0]
             if self.dropout and factors.training and torch.is_grad_enabled():
                 # From (seed, step, layer) and nothing else: a checkpointed layer computes again with the same mask.
                 generator = generator_for(*self.step_seed, number, device=x.device)
-                kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.dropout
+                rows, count = self.rows
+                is_part = parted and len(rows) == len(x) < count
+                shape = (count, *x.shape[1:]) if is_part else x.shape
+                kept = torch.rand(shape, generator=generator, device=x.device) >= self.dropout
+                kept = kept[list(rows)] if is_part else kept
                 x = x * kept.to(x.dtype) / (1 - self.dropout)
             assert isinstance(layer, nn.Linear | nn.Conv2d)
-            return output + factors(layer, x)
+            return output + factors(layer, x, output)
 
         return added
 
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Within the block the networks are as without factors."""
+        self.is_off = True
+        try:
+            yield
+        finally:
+            self.is_off = False
+
     def changes(self) -> dict[str, ModuleChange]:
         """The factors as weight changes, as `adapters.lora` reads them from a file."""
-        changes = {}
-        for key, factors in self.layers.items():
-            assert isinstance(factors, Factors)
-            change = LowRank(factors.up.detach(), factors.down.detach(), factors.scale)
-            changes[self.names[key]] = ModuleChange(change)
-        return changes
+        return {name: ModuleChange(factors.change()) for name, factors in self.items()}
 
-    def of(self, component: str) -> list[nn.Parameter]:
-        """The factors' parameters beside one network: unet, or text for all text encoders."""
-        return [
-            parameter
-            for key, factors in self.layers.items()
-            if self.names[key].partition(".")[0].startswith(component)
-            for parameter in factors.parameters()
-        ]
+    def items(self) -> Iterator[tuple[str, LayerFactors]]:
+        """The factors by their layers' names."""
+        for key, factors in self.layers.items():
+            assert isinstance(factors, LayerFactors)
+            yield self.names[key], factors
 
 
 def layers_of(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, Layer]]:
@@ -154,7 +128,54 @@ def chooser(rank: int, conv_rank: int, networks: Mapping[str, nn.Module]) -> Cal
         if any(name.startswith(one) for one in attention):
             return rank
         if conv_rank and any(f"{name}.".startswith(one) for one in others):
-            return conv_rank if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1) else rank
+            return conv_rank if is_wide(layer) else rank
         return 0
 
     return choose
+
+
+class Blocks:
+    """Values of blocks of the networks, as "down.1=8", "mid=32" or "text=4" say them; the longest name counts.
+
+    Names: `down`, `mid`, `up` and `draft` of the UNet, also one level of it (`down.0` is the finest, `up.0` the
+    coarsest), and `text`. setting: for messages. Raises GessoError for a text of another form.
+    """
+
+    def __init__(self, texts: Sequence[str], setting: str, low: float, high: float) -> None:
+        self.setting = setting
+        self.values: dict[str, float] = {}
+        for text in texts:
+            name, _, number = text.partition("=")
+            try:
+                value = float(number)
+            except ValueError:
+                value = -1.0
+            if not name.strip() or not low <= value <= high:
+                raise self._refused(text, f"a block and a number of {low:g} to {high:g}, such as down.1=8")
+            self.values[name.strip()] = value
+
+    def check(self, layers: Sequence[str]) -> None:
+        """Raises GessoError for a block without any of the layers."""
+        names = [_block_name(name) for name in layers]
+        for block in self.values:
+            if not any(f"{name}.".startswith(f"{block}.") for name in names):
+                levels = {".".join(name.split(".")[:2]) for name in names if name.startswith(("down.", "up."))}
+                known = sorted({name.partition(".")[0] for name in names} | levels)
+                raise self._refused(block, f"one of {', '.join(known)}")
+
+    def __call__(self, layer: str) -> float | None:
+        """The value for a layer; None: it has none of its own."""
+        name = _block_name(layer)
+        matching = [block for block in self.values if f"{name}.".startswith(f"{block}.")]
+        return self.values[max(matching, key=len)] if matching else None
+
+    def _refused(self, value: str, expected: str) -> GessoError:
+        return GessoError(
+            f"`{self.setting}` {short(value)}: expected {expected}", code="invalid_value", field=self.setting
+        )
+
+
+def _block_name(layer: str) -> str:
+    """The UNet's blocks by their own names; both text encoders are `text`."""
+    component, _, module = layer.partition(".")
+    return module if component == "unet" else f"text.{module}"

@@ -25,10 +25,15 @@ def save_embedding(
 
     about     ModelSpec keys without "modelspec.". training: further metadata
     """
-    names = {"text": "clip_l", "text_2": "clip_g"} if len(vectors) > 1 else dict.fromkeys(vectors, "emb_params")
-    tensors = {names[part]: value.detach().float().cpu().contiguous() for part, value in vectors.items()}
-    metadata = _metadata(family, "textual-inversion", about) | dict(training)
+    tensors = embedding_tensors(vectors)
+    metadata = spec_metadata(family, "textual-inversion", about) | dict(training)
     write_safetensors(path, tensors, metadata, hash_key="modelspec.hash_sha256")
+
+
+def embedding_tensors(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Vectors [N, D] by text encoder, by their names in a file."""
+    names = {"text": "clip_l", "text_2": "clip_g"} if len(vectors) > 1 else dict.fromkeys(vectors, "emb_params")
+    return {names[part]: value.detach().float().cpu().contiguous() for part, value in vectors.items()}
 
 
 def save_model(path: Path, parts: ModelParts, about: Mapping[str, str], training: Mapping[str, str]) -> None:
@@ -48,13 +53,13 @@ def save_model(path: Path, parts: ModelParts, about: Mapping[str, str], training
         network.to(DTYPE)
     if family.scheduler is None:
         known = {key: value for key, value in about.items() if key != "architecture"}
-        save_native(path, parts.networks, config_of(family), parts.tokenizer.to_json(), known)
+        save_native(path, parts.networks, config_of(family), parts.tokenizer.to_json(), known, training=training)
         return
-    metadata = {"format": "pt", **_metadata(family, "", about), **training}
+    metadata = {"format": "pt", **spec_metadata(family, "", about), **training}
     write_safetensors(path, ldm_tensors(parts), metadata, hash_key="modelspec.hash_sha256")
 
 
-def _metadata(family: Family, kind: str, about: Mapping[str, str]) -> dict[str, str]:
+def spec_metadata(family: Family, kind: str, about: Mapping[str, str]) -> dict[str, str]:
     """ModelSpec 1.0.1."""
     base = family.name if family.scheduler is None else SPEC[family.layout][1]
     known = {f"modelspec.{key}": value for key, value in about.items()}

@@ -95,7 +95,7 @@ class LatentCache:
                 file.write(save(tensors))
         except OSError as error:
             raise GessoError(
-                f"{path.parent}: latents cannot be kept ({error.strerror}). Choose another place, or free some space",
+                f"{path.parent}: latents cannot be kept ({error.strerror}). Choose another `cache`",
                 code="unwritable",
                 data={"path": str(path)},
             ) from error

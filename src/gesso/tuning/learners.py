@@ -1,5 +1,6 @@
 """What a training changes in a model: factors of a LoRA, whole networks, or the vectors of an embedding."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -12,10 +13,9 @@ from gesso.models.clip import CLIPTextModel
 from gesso.text.chunks import EmbeddingToken
 from gesso.text.tokenizer import Tokenizer
 from gesso.training.muon import split_groups
-from gesso.tuning.factors import Layer, LoraFactors, chooser
-from gesso.tuning.settings import TuningSettings
-
-START = 0.02  # deviation of an embedding's vectors that begin with no word, as that of CLIP's own
+from gesso.tuning.factors import Blocks, LoraFactors, chooser, layers_of
+from gesso.tuning.layer_factors import Factors, KroneckerFactors, Layer, LayerFactors, MagnitudeFactors, is_wide
+from gesso.tuning.settings import MAX_RANK, TuningSettings
 
 
 class Learner(Protocol):
@@ -34,28 +34,56 @@ class Learner(Protocol):
         """Parameter groups for the optimiser; text_rate: of what is in the text encoders."""
         ...
 
-    def begin_step(self, seed: int, step: int) -> None:
-        """What is drawn at random in this step follows from these."""
+    def begin_step(self, seed: int, step: int, rows: Sequence[int], count: int) -> None:
+        """What is drawn at random in this step follows from seed and step. rows: of `count` that this process has"""
         ...
 
 
 class LoraLearner:
-    """Low-rank factors beside frozen layers."""
+    """Low-rank factors beside frozen layers.
+
+    ratio        of the learning rate of LoRA's upper factors to that of the others (LoRA+: Hayou et al. 2024,
+                 arXiv:2402.12354)
+    block_rates  share of the learning rate by block
+    """
 
     words: tuple[EmbeddingToken, ...] = ()
 
-    def __init__(self, factors: LoraFactors, *, trains_text: bool = False, muon: bool = False) -> None:
+    def __init__(
+        self,
+        factors: LoraFactors,
+        *,
+        trains_text: bool = False,
+        muon: bool = False,
+        ratio: float = 1.0,
+        block_rates: Blocks | None = None,
+    ) -> None:
         self.factors, self.trains_text, self.muon = factors, trains_text, muon
+        self.ratio, self.block_rates = ratio, block_rates or Blocks((), "block_rates", 0, 0)
         self.modules: Mapping[str, nn.Module] = {"factors": factors}
 
     def groups(self, rate: float, text_rate: float) -> list[dict[str, Any]]:
-        groups: list[dict[str, Any]] = [{"params": self.factors.of("unet"), "lr": rate}]
-        if self.trains_text:
-            groups.append({"params": self.factors.of("text"), "lr": text_rate})
-        return [{**group, "muon": True} for group in groups] if self.muon else groups
+        by_rate: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}  # in the text encoders, rate, no vector
+        for name, factors in self.factors.items():
+            is_text = not name.startswith("unet.")
+            share = self.block_rates(name)
+            own = (text_rate if is_text else rate) * (1.0 if share is None else share)
+            for part, parameter in factors.named_parameters():
+                scaled = own * (self.ratio if part in factors.up_names else 1.0)
+                by_rate.setdefault((is_text, scaled, parameter.ndim >= 2), []).append(parameter)
+        groups: list[dict[str, Any]] = []
+        for key in sorted(by_rate):
+            _, own, is_matrix = key
+            groups.append({"params": by_rate[key], "lr": own})
+            if not is_matrix:  # magnitudes begin as the weight's lengths, and must not shrink
+                groups[-1]["weight_decay"] = 0.0
+            if self.muon:
+                groups[-1]["muon"] = is_matrix
+        return groups
 
-    def begin_step(self, seed: int, step: int) -> None:
+    def begin_step(self, seed: int, step: int, rows: Sequence[int], count: int) -> None:
         self.factors.step_seed = seed, step
+        self.factors.rows = tuple(rows), count
 
 
 class FullLearner:
@@ -81,7 +109,7 @@ class FullLearner:
                 groups.append({"params": list(network.parameters()), "lr": own})
         return [{"muon": False, **group} for group in groups] if self.muon else groups
 
-    def begin_step(self, seed: int, step: int) -> None:
+    def begin_step(self, seed: int, step: int, rows: Sequence[int], count: int) -> None:
         """Nothing in it is random."""
 
 
@@ -107,6 +135,24 @@ class Vectors(nn.Module):
         return self.attached.tokens
 
 
+class PivotalLearner(LoraLearner):
+    """A LoRA and the word that calls it, at once (pivotal tuning: Roich et al. 2021, arXiv:2106.05744).
+
+    vector_rate: learning rate of the word's vectors, which get no weight decay
+    """
+
+    def __init__(self, factors: LoraFactors, vectors: Vectors, vector_rate: float, **options: Any) -> None:
+        super().__init__(factors, **options)
+        self.vectors, self.vector_rate = vectors, vector_rate
+        self.modules = {"factors": factors, "vectors": vectors}
+        self.words = vectors.words
+        self.trains_text = True  # the gradient passes through
+
+    def groups(self, rate: float, text_rate: float) -> list[dict[str, Any]]:
+        own: dict[str, Any] = {"params": list(self.vectors.parameters()), "lr": self.vector_rate, "weight_decay": 0.0}
+        return [*super().groups(rate, text_rate), own | ({"muon": False} if self.muon else {})]
+
+
 class EmbeddingLearner:
     """Vectors that a word stands for, in a frozen model (textual inversion: Gal et al. 2022, arXiv:2208.01618)."""
 
@@ -120,7 +166,7 @@ class EmbeddingLearner:
     def groups(self, rate: float, text_rate: float) -> list[dict[str, Any]]:
         return [{"params": list(self.vectors.parameters()), "lr": rate}]
 
-    def begin_step(self, seed: int, step: int) -> None:
+    def begin_step(self, seed: int, step: int, rows: Sequence[int], count: int) -> None:
         """Nothing in it is random."""
 
 
@@ -140,16 +186,40 @@ def make_factors(
 ) -> LoraFactors:
     """Factors as the settings say. generator: of the start values; None: on the meta device."""
     trained = trained_networks(networks, settings)
-    choose = chooser(settings.rank, settings.conv_rank or 0, trained)
+    own = chooser(settings.rank, settings.conv_rank or 0, trained)
+    blocks = Blocks(settings.block_ranks, "block_ranks", 0, MAX_RANK)
     alphas = {
         False: settings.alpha or float(settings.rank),
         True: settings.conv_alpha or float(settings.conv_rank or 1),
     }
 
-    def alpha(name: str, layer: Layer) -> float:
-        return alphas[isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)]
+    def choose(name: str, layer: Layer) -> int:
+        size, block = own(name, layer), blocks(name)
+        if size == 0 or block is None:
+            return size
+        return max(round(size * block / settings.rank), 1) if block else 0
 
-    return LoraFactors(trained, choose, alpha=alpha, dropout=settings.dropout, generator=generator)
+    def make(name: str, layer: Layer, size: int) -> LayerFactors:
+        nominal = own(name, layer)  # in a block with a rank of its own, alpha changes alike
+        alpha = alphas[is_wide(layer)] * size / nominal
+        scale = alpha / (math.sqrt(size) if settings.rslora else size)
+        factors: LayerFactors
+        if settings.algorithm == "lokr":
+            factors = KroneckerFactors(
+                layer,
+                size,
+                factor=settings.lokr_factor or None,
+                whole=settings.lokr_whole,
+                scale=scale,
+                generator=generator,
+            )
+        else:
+            factors = Factors(layer, size, scale=scale, generator=generator)
+        return MagnitudeFactors(layer, factors) if settings.dora else factors
+
+    named = [name for name, layer in layers_of(trained) if own(name, layer)]
+    blocks.check(named)
+    return LoraFactors(trained, choose, make=make, dropout=settings.dropout)
 
 
 def make_vectors(
@@ -189,8 +259,16 @@ def make_learner(
 ) -> Learner:
     """What the settings train."""
     muon = settings.optimizer == "muon"
-    if settings.kind == "lora":
-        return LoraLearner(make_factors(networks, settings, generator), trains_text=settings.train_text, muon=muon)
+    if settings.kind in ("lora", "distil"):
+        factors = make_factors(networks, settings, generator)
+        rates = Blocks(settings.block_rates, "block_rates", 0, 1000)
+        rates.check([name for name, _ in factors.items()])
+        options: dict[str, Any] = {"muon": muon, "ratio": settings.loraplus or 1.0, "block_rates": rates}
+        if settings.learn_word:
+            assert settings.vector_rate is not None
+            vectors = make_vectors(networks, tokenizers, settings, generator)
+            return PivotalLearner(factors, vectors, settings.vector_rate, **options)
+        return LoraLearner(factors, trains_text=settings.train_text, **options)
     if settings.kind == "embedding":
         return EmbeddingLearner(make_vectors(networks, tokenizers, settings, generator))
     return FullLearner(trained_networks(networks, settings), muon=muon)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from gesso.files import atomic_file
+from gesso.tuning.judging import SHOWN, read_copies, verdict_on
 from gesso.tuning.settings import TuningSettings
+from gesso.tuning.verdict import Figure
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 720, 240, 56, 28
 MAX_COLUMNS = 12  # of samples: the first, the last and some between
@@ -17,11 +19,31 @@ _COLOURS = ("#5e35b1", "#e65100", "#00796b", "#c2185b", "#1565c0", "#558b2f", "#
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 Row = Mapping[str, float]
+FIGURES = (
+    ("score", "score"),
+    ("likeness", "likeness"),
+    ("learned", "learned"),
+    ("prompts", "prompts"),
+    ("copies", "copies"),
+    ("drift", "drift"),
+    ("seen", "error seen"),
+    ("held", "error held out"),
+)  # of a `StepVerdict`, and their words
+MEANING = (
+    "<b>likeness</b>: 0 as the model drew before, 1 as like your pictures as they are among themselves. "
+    "<b>prompts</b>: how often a picture fits its own prompt better than another's, by the model as it was; 0.5 is "
+    "chance. <b>copies</b>: share of pictures that are copies of one of yours. <b>drift</b>: change of what the model "
+    "says about other prompts, as a share of its own error. <b>error</b>: at fixed noise, of that at the start. "
+    "<b>learned</b>: fall of the error, held out or else seen, as a share of the largest fall. <b>score</b>: likeness "
+    "x learned x following prompts x share without copies, each from 0 to 1. Behind each value, its 95 % interval."
+)
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.15rem .6rem;text-align:left;border-bottom:1px solid #ddd}
 svg{width:100%;height:auto}img{width:100%;min-width:5rem;display:block}.samples td,.samples th{padding:2px;border:0}
-.samples{width:100%}.note{background:#fff3e0;padding:.5rem .8rem}h1{font-size:1.5rem}
+.samples{width:100%}.pairs td{width:11%}.pairs td:nth-child(3n){width:auto}.copy{background:#ffe0e0}
+.best{background:#e8f5e9}small{color:#666;white-space:nowrap}p.best{padding:.5rem .8rem}
+.note{background:#fff3e0;padding:.5rem .8rem}h1{font-size:1.5rem}
 h2{font-size:1.15rem;margin-top:2rem}
 """
 
@@ -53,6 +75,7 @@ def render_page(folder: Path, settings: TuningSettings, facts: Mapping[str, Any]
         if "not_finite_at" in row:
             text = f"At step {row['not_finite_at']:.0f} the gradient was not finite: back to step {row['step']:.0f}"
             parts.append(f'<p class="note">{text}, at {row["rate"]:g} of the learning rate.</p>')
+    parts += [*_verdict(folder), *_copies(folder)]
     parts += [
         "<h2>Loss at fixed noise</h2>",
         "<p>The error of the network with the same noise at the same eight timesteps every time, so that points can be "
@@ -84,6 +107,67 @@ def render_page(folder: Path, settings: TuningSettings, facts: Mapping[str, Any]
     return "\n".join([*parts, "</table>", ""])
 
 
+def _verdict(folder: Path) -> list[str]:
+    """What was measured at each report, and which step is best."""
+    verdict = verdict_on(folder)
+    if not verdict.steps:
+        return []
+    parts = [f'<h2>Verdict</h2><p class="best">{escape(verdict.reason[:1].upper() + verdict.reason[1:])}.</p>']
+    parts += [f'<p class="note">{escape(line[:1].upper() + line[1:])}.</p>' for line in verdict.warnings]
+    shown = [(name, words) for name, words in FIGURES if any(getattr(one, name) is not None for one in verdict.steps)]
+    parts += ["<table><tr><th>step", *(f"<th>{escape(words)}" for _, words in shown)]
+    for one in verdict.steps:
+        best = ' class="best"' if one.step == verdict.best else ""
+        cells = "".join(f"<td>{_cell(getattr(one, name))}" for name, _ in shown)
+        parts.append(f"<tr{best}><td>{one.step}{cells}")
+    parts.append(f"</table><p>{MEANING}</p>")
+    curves_of = {
+        name: [(float(one.step), figure.value) for one in verdict.steps if (figure := getattr(one, name)) is not None]
+        for name in ("score", "likeness", "prompts", "copies")
+    }
+    bands = {
+        name: [(float(one.step), f.low, f.high) for one in verdict.steps if (f := getattr(one, name)) is not None]
+        for name in ("score", "likeness", "prompts", "copies")
+    }
+    return [*parts, curves(curves_of, bands)] if any(curves_of.values()) else parts
+
+
+def _cell(figure: Figure | None) -> str:
+    return "" if figure is None else f"<b>{figure.value:.2f}</b> <small>{figure.low:.2f} to {figure.high:.2f}</small>"
+
+
+def _copies(folder: Path) -> list[str]:
+    """The drawn pictures that are most like a training picture, each beside it."""
+    found = read_copies(folder)
+    if found is None:
+        return []
+    threshold, alike = float(found["threshold"]), [float(value) for value in found.get("alike", ())]
+    among = f" Among themselves, your pictures reach {max(alike):.2f}." if alike else ""
+    parts = [
+        "<h2>Copies</h2>",
+        f"<p>{int(found['copies'])} of {int(found['samples'])} pictures that step {int(found['step'])} drew are copies "
+        f"of a training picture, by {escape(str(found['by']))}: their similarity is {threshold:.2f} or more.{among} "
+        "Below, the most similar ones (left) beside the training picture (right).</p>",
+        '<table class="samples pairs">',
+    ]
+    cells = []
+    for number, place in enumerate(found.get("shown", ())):
+        pair = [folder / SHOWN / side / f"{number:02}.png" for side in ("drawn", "yours")]
+        if all(path.exists() for path in pair):
+            name, value = found["nearest"][int(place)]
+            mark = ' class="copy"' if float(value) >= threshold else ""
+            cells.append(
+                f"<td{mark}>{_picture(pair[0])}<td{mark}>{_picture(pair[1])}<td{mark}>{float(value):.2f}<br>"
+                f"<small>{escape(str(name))}</small>"
+            )
+    rows = ["<tr>" + "".join(cells[first : first + 3]) for first in range(0, len(cells), 3)]
+    return [*parts, *rows, "</table>"]
+
+
+def _picture(path: Path) -> str:
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+
+
 def read_log(path: Path) -> list[dict[str, float]]:
     """The rows of a log in the order of their steps; of rows that a run which was cut off wrote twice, the last.
 
@@ -111,13 +195,18 @@ def _relative(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(x, y / first) for x, y in points]
 
 
-def curves(lines: Mapping[str, list[tuple[float, float]]]) -> str:
-    """Curves over steps as an SVG picture; those without points are left out."""
+def curves(
+    lines: Mapping[str, list[tuple[float, float]]],
+    bands: Mapping[str, list[tuple[float, float, float]]] | None = None,
+) -> str:
+    """Curves over steps as an SVG picture; those without points are left out. bands: step, low and high, shaded"""
     shown = {name: points for name, points in lines.items() if points}
     if not shown:
         return "<p>Nothing yet.</p>"
     xs = [x for points in shown.values() for x, _ in points]
+    shaded = {name: points for name, points in (bands or {}).items() if len(points) > 1 and name in shown}
     ys = [y for points in shown.values() for _, y in points]
+    ys += [y for points in shaded.values() for _, *both in points for y in both]
     high_x, (low, high) = max(max(xs), 1), (min(ys), max(ys))
     low, high = (low - 0.05 * (high - low), high + 0.05 * (high - low)) if high > low else (low - 0.5, high + 0.5)
 
@@ -138,6 +227,9 @@ def curves(lines: Mapping[str, list[tuple[float, float]]]) -> str:
         )
     for number, (name, points) in enumerate(shown.items()):
         colour = _COLOURS[number % len(_COLOURS)]
+        if band := shaded.get(name):
+            edge = [place(x, high) for x, _, high in band] + [place(x, low) for x, low, _ in reversed(band)]
+            parts.append(f'<polygon points="{" ".join(edge)}" fill="{colour}" opacity="0.12"/>')
         if len(points) == 1:
             x, y = place(*points[0]).split(",")
             parts.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>')

@@ -1,24 +1,27 @@
-"""The data set that the user names, a folder or a TOML file of kohya's trainer: `read_dataset`."""
+"""The data set that the user names: a folder, a shard or a TOML file of kohya's trainer: `read_dataset`."""
 
 from pathlib import Path
 
 from gesso.errors import GessoError
-from gesso.tuning.dataset import PICTURES, DataSet, Defaults, read_folder, with_reg
+from gesso.tuning.dataset import PICTURES, DataSet, Defaults, read_folder, read_shards, with_reg
 from gesso.tuning.kohya_toml import read_kohya_toml
+from gesso.tuning.shards import is_shard
 
 MAX_EXAMPLES = 20_000
 
 
 def read_dataset(path: Path, defaults: Defaults) -> DataSet:
-    """The data set in a folder, or that of a kohya TOML file. Raises GessoError where there is none."""
+    """The data set in a folder, a shard or a kohya TOML file. Raises GessoError where there is none."""
     if path.suffix.lower() == ".toml":
         found = read_kohya_toml(path, defaults)
+    elif is_shard(path):
+        found = read_shards(path, [path], defaults)
     elif path.is_dir():
         found = read_folder(path, defaults)
     else:
         what = "not a folder" if path.exists() else "no such folder"
         raise GessoError(
-            f"{path}: {what}. Expected a folder of pictures, or a data set's TOML file",
+            f"{path}: {what}. Expected a folder of pictures, a Parquet file or tar of them, or a data set's TOML file",
             code="missing",
             data={"path": str(path)},
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from gesso.adapters.names import Target
 from gesso.checkpoints.hashing import sha256_of
@@ -23,26 +24,36 @@ from gesso.errors import GessoError, short
 from gesso.families.loading import load_parts
 from gesso.families.parts import ModelParts
 from gesso.files import atomic_file
+from gesso.models.controlnet import ControlNet
 from gesso.models.vae import AutoencoderKL
+from gesso.request.finder import Kind as FileKind
 from gesso.runtime.precision import choose_device
+from gesso.training.group import Group, local_rank
 from gesso.training.loop import Plan, fit, load_average, load_state
 from gesso.training.task import generator_for
 from gesso.tuning.buckets import BucketRules
 from gesso.tuning.captions import CaptionRules
 from gesso.tuning.conditions import is_cut, unknown_words
+from gesso.tuning.controlling import ControlLearner, ControlTask, control_config, make_control, write_control
 from gesso.tuning.dataset import DataSet, Defaults
+from gesso.tuning.distilling import Distillation, DistilTask
 from gesso.tuning.estimate import Estimate, estimate, operations_per_second, seconds_a_step
 from gesso.tuning.files import save_embedding, save_model
-from gesso.tuning.latents import LatentCache, encode_all
+from gesso.tuning.hints import Hints, hints_for
+from gesso.tuning.judging import Judge, best_step, judged_metadata, load_kept, verdict_on, with_samples
+from gesso.tuning.latents import Encoded, LatentCache, encode_all
 from gesso.tuning.learners import Learner, Vectors, make_factors, make_learner
-from gesso.tuning.lora_file import save_lora
+from gesso.tuning.lora_file import network_metadata, save_lora
 from gesso.tuning.objective import Objective
+from gesso.tuning.optimizers import PACKAGED, check_installed, make_optimizer
 from gesso.tuning.page import write_page
 from gesso.tuning.reading import read_dataset
 from gesso.tuning.samples import Sampler
 from gesso.tuning.settings import TuningSettings, bucket_rules, completed, preset_for, to_toml
 from gesso.tuning.survey import Survey, bucket_counts, survey
 from gesso.tuning.task import TuningTask
+from gesso.tuning.tracking import TensorBoard
+from gesso.tuning.verdict import Verdict
 
 # What may differ when a run goes on: how long it is, and what is shown on the way.
 _MAY_DIFFER = {
@@ -53,14 +64,25 @@ _MAY_DIFFER = {
     "sample_steps",
     "output",
     "data",
+    "hints",
     "model",
     "preset",
+    "judge_prompts",
+    "judge_samples",
+    "copy_samples",
+    "sscd",
+    "auto_stop",
+    "keep_steps",
+    "tensorboard",
 }
 _MAY_DIFFER |= {"precision"}  # the state keeps its own
 ROLL_BACKS = 4
 KEEP_EVERY = 50  # steps between the states to which a run rolls back
 SAVE_EVERY = 60.0  # seconds
 LOG_EVERY = 10
+SETTINGS = "settings.toml"  # in the folder of a training: what `gesso train verdict` makes a run of
+JUDGED = ("lora", "full", "embedding")  # kinds of training whose steps are judged and kept
+STUDENT = {"sampler": "lcm", "guidance_scale": 1.0}  # how a distilled model draws
 OnProgress = Callable[[str, int, int], None]  # what is done, how much, of how much
 OnLog = Callable[[dict[str, float]], None]
 
@@ -86,6 +108,8 @@ class TuningRun:
     ) -> None:
         self.model, self.folder, self.cache, self.on_progress = model, folder, cache, on_progress
         self.device = choose_device(settings.device)
+        if self.device.type == "cuda" and settings.device in ("auto", "cuda") and Group().size > 1:
+            self.device = torch.device("cuda", local_rank())
         if self.device.type == "mps":
             raise GessoError(
                 "`device=mps`: training there has no numbers of 64 bits, which the schedule needs. Use `device=cpu`",
@@ -96,7 +120,10 @@ class TuningRun:
         self.stored = load_parts(model, dtype=None, check=False)
         self.family = _trainable(self.stored, model)
         _check_name(settings)
-        self.data = read_dataset(Path(settings.data).expanduser(), _defaults(settings))
+        check_installed(settings.optimizer)
+        self.data = read_dataset(
+            Path(settings.data).expanduser(), _defaults(settings, folder if cache is None else cache)
+        )
         if settings.trigger:
             self.data = _with_trigger(self.data, settings.trigger)
         rules = bucket_rules(settings, self.family)
@@ -106,11 +133,22 @@ class TuningRun:
             rules,
             scale=self.family.output_scale,
             masks=settings.masks,
+            include_reserved=settings.include_reserved,
             on_picture=lambda done, of: on_progress("looking at pictures", done, of),
         )
         pictures = sum(one.subset.repeats for one in self.survey.own)
-        self.settings = completed(settings, self.family, pictures, batch_size=self.data.batch_size)
+        is_mini, on_cpu = self.family.scheduler is None, self.device.type == "cpu"
+        settings = completed(settings, self.family, pictures, batch_size=self.data.batch_size)
+        self.settings = with_samples(settings, is_mini=is_mini, on_cpu=on_cpu)
         self.held = self._choose_held()
+        processes = Group().size
+        if (self.settings.batch_size or 1) < processes:
+            raise GessoError(
+                f"`batch_size` {self.settings.batch_size}: the {processes} processes share each batch. Give at least "
+                f"{processes}, or start fewer",
+                code="invalid_value",
+                field="batch_size",
+            )
 
     @property
     def plan(self) -> Plan:
@@ -123,7 +161,7 @@ class TuningRun:
             total_samples=s.steps * a_step,
             learning_rate=s.learning_rate,
             warmup_samples=round(s.warmup * s.steps) * a_step,
-            decay_share=s.decay,
+            decay_share=0.0 if s.optimizer in PACKAGED and PACKAGED[s.optimizer].plain else s.decay,
             ema_decay=s.ema,
             betas=(0.9, 0.999),
             weight_decay=s.weight_decay,
@@ -168,6 +206,9 @@ class TuningRun:
             ],
             "duplicates": [[path.name for path in group] for group in found.twins],
             "alike": [[path.name for path in group] for group in found.alike],
+            "reserved": [{"picture": path.name, "by": by} for path, by in found.reserved],
+            "reserved_used": s.include_reserved,
+            "generated": [path.name for path in found.generated],
             "unreadable": [{"picture": path.name, "reason": reason} for path, reason in found.unreadable],
             "animated": [path.name for path in found.animated],
             "deep": [path.name for path in found.deep],
@@ -176,6 +217,7 @@ class TuningRun:
             "unknown_words": unknown_words(self.stored, captions, self._words),
             "held_out": sorted(path.name for path in held),
             "notes": list(self.data.notes),
+            "hints": self._hint_words(),
             "model": s.model,
             "family": self.family.name,
             "kind": s.kind,
@@ -192,10 +234,17 @@ class TuningRun:
             "seconds": float(f"{step * s.steps:.3g}"),
         }
 
+    def _hint_words(self) -> str:
+        """Where a ControlNet's hints come from; "" for other kinds. Looks for all of them."""
+        if self.settings.kind != "controlnet":
+            return ""
+        return f"{len(self.hints.files)} files in {self.settings.hints}" if self.hints.folder else self.settings.hint
+
     @property
     def _words(self) -> tuple[str, ...]:
         """Words that are learned, whatever the vocabulary."""
-        return (self.settings.trigger,) if self.settings.kind == "embedding" else ()
+        s = self.settings
+        return (s.trigger,) if s.kind == "embedding" or s.learn_word else ()
 
     @property
     def _file_bytes(self) -> int:
@@ -212,55 +261,91 @@ class TuningRun:
 
     @property
     def is_done(self) -> bool:
-        """Whether the last state is that of the last step."""
+        """Whether the last state is that of the last step, or of one after which training on would only copy."""
         last = self.folder / "last.pt"
-        return last.exists() and load_state(last)["samples"] >= self.plan.total_samples
+        if not last.exists():
+            return False
+        state = load_state(last)
+        if state["samples"] >= self.plan.total_samples:
+            return True
+        return self.settings.auto_stop and verdict_on(self.folder, state["step"]).stops
 
     def train(self, *, stop: Callable[[], bool] = lambda: False, on_log: OnLog = lambda row: None) -> bool:
         """Train, or go on from the last state, until the end or until `stop` says so between two steps.
 
         -> whether it is at its end. Raises GessoError as `fit`, and for a folder that holds another training.
         """
-        self._claim_folder()
+        group = Group()
+        if group.rank == 0:
+            self._claim_folder()
+        group.wait()
         parts = self._parts()
         assert isinstance(parts.vae, AutoencoderKL)
         cache = LatentCache(parts.vae, self.cache, masks=self.settings.masks)
-        latents = encode_all(
-            cache, self.survey.found, on_picture=lambda done, of: self.on_progress("encoding pictures", done, of)
-        )
+
+        def encode() -> dict[tuple[int, bool], Encoded]:
+            return encode_all(
+                cache, self.survey.found, on_picture=lambda done, of: self.on_progress("encoding pictures", done, of)
+            )
+
+        latents = group.first(encode) if self.cache is not None else encode()
         task = self._task(parts, latents)
+        judge = Judge(task, self.settings, self.folder) if self.settings.kind in JUDGED else None
+        prompts = self._prompts()
         sampler = Sampler(
             parts,
             self.folder / "samples",
-            self._prompts(),
+            prompts,
             self.settings.sample_steps or 20,
-            embedding=self._embedding_of(task.learner),
+            files=self._files_of(task.learner),
+            hints=self._shown_hints() if self.settings.kind == "controlnet" and group.rank == 0 else (),
+            fields=STUDENT if self.settings.kind == "distil" else {},
         )
         every, steps = self.settings.report_every or 1, self.settings.steps or 1
         parameters = sum(p.numel() for module in task.modules.values() for p in module.parameters())
+        board = TensorBoard(self.folder / "tensorboard") if self.settings.tensorboard and group.rank == 0 else None
 
         def log(row: dict[str, float]) -> None:
             on_log(row)
+            if board is not None:
+                board(row)
             if "seen" in row:
                 self._page(parameters, sampler.note)
 
-        fit(
-            task,
-            self.plan,
-            self.folder,
-            device=self.device,
-            precision=self.settings.precision or "auto",  # type: ignore[arg-type]
-            save_every=SAVE_EVERY,
-            log_every=LOG_EVERY,
-            stop=stop,
-            report_at=lambda step: step % every == 0 or step == steps,
-            while_averaged=sampler,
-            keep_every=KEEP_EVERY,
-            roll_backs=ROLL_BACKS,
-            on_log=log,
-        )
-        self._page(parameters, sampler.note)
+        def report(step: int) -> dict[str, float]:
+            return {**(judge(step) if judge is not None else {}), **sampler(step)}
+
+        if not self.is_done:
+            fit(
+                task,
+                self.plan,
+                self.folder,
+                device=self.device,
+                precision=self.settings.precision or "auto",  # type: ignore[arg-type]
+                save_every=SAVE_EVERY,
+                log_every=LOG_EVERY,
+                stop=lambda: stop() or (judge is not None and judge.stops),
+                report_at=lambda step: step % every == 0 or step == steps,
+                while_averaged=report,
+                keep_every=KEEP_EVERY,
+                roll_backs=ROLL_BACKS,
+                on_log=log,
+                shared_batches=True,
+                make_optimizer=lambda groups, plan: make_optimizer(self.settings.optimizer, groups, plan),
+            )
+        if group.rank == 0:
+            if judge is not None and self.is_done:
+                judge.finish(lambda drawn, of: self.on_progress("looking for copies", drawn, of))
+            self._page(parameters, sampler.note)
+        if board is not None:
+            board.close()
+        group.wait()
         return self.is_done
+
+    @property
+    def verdict(self) -> Verdict:
+        """On what was trained so far."""
+        return verdict_on(self.folder)
 
     def _page(self, parameters: int, note: str) -> None:
         shown = replace(self.settings, sample_prompts=self._prompts())  # those that were drawn, captions too
@@ -278,18 +363,37 @@ class TuningRun:
             "trained parameters": parameters,
         }
 
-    def _embedding_of(self, learner: Learner) -> Callable[[], Path] | None:
-        """Writes the vectors as they are, for samples that name them; None: there are none."""
+    def _files_of(self, learner: Learner) -> Callable[[], Mapping[FileKind, Path]] | None:
+        """Writes what samples need as a file, as it is now; None: they need none."""
         vectors = learner.modules.get("vectors")
-        if not isinstance(vectors, Vectors):
-            return None
-        path = self.folder / f"{self.settings.trigger}.safetensors"
+        if isinstance(vectors, Vectors):
+            path = self.folder / f"{self.settings.trigger}.safetensors"
 
-        def write() -> Path:
-            save_embedding(path, dict(vectors.table.items()), self.family, {"title": path.stem}, {})
-            return path
+            def write() -> Mapping[FileKind, Path]:
+                save_embedding(path, dict(vectors.table.items()), self.family, {"title": path.stem}, {})
+                return {"embedding": path}
 
-        return write
+            return write
+        if isinstance(learner, ControlLearner):
+            now = self.folder / "control.safetensors"
+
+            def write_now() -> Mapping[FileKind, Path]:
+                write_control(now, learner.control, self.family, self.settings.hint, {"title": now.stem}, {})
+                return {"control": now}
+
+            return write_now
+        return None
+
+    @cached_property
+    def hints(self) -> Hints:
+        """What a ControlNet looks at."""
+        return hints_for(self.settings, self.survey.found)
+
+    def _shown_hints(self) -> list[Image.Image]:
+        """One for each sample: those of pictures that are held out, or of the first ones."""
+        own = [place for place, one in enumerate(self.survey.found) if not one.subset.is_reg]
+        places = self.held or own
+        return [self.hints.image(places[n % len(places)], flip=False) for n in range(len(self._prompts()))]
 
     def _parts(self) -> ModelParts:
         """The model with its numbers, on the device."""
@@ -305,20 +409,23 @@ class TuningRun:
     def _task(self, parts: ModelParts, latents: Mapping[tuple[int, bool], Any]) -> TuningTask:
         s = self.settings
         tokenizers = [parts.tokenizer, parts.tokenizer_2 or parts.tokenizer]
-        learner = make_learner(parts.networks, tokenizers, s, generator_for(s.seed, 0, 1))
         assert s.batch_size is not None
-        return TuningTask(
-            parts,
-            learner,
-            self.survey.found,
-            latents,
-            objective_of(s, parts),
-            batch_size=s.batch_size,
-            seed=s.seed,
-            held=self.held,
-            text_rate=s.text_rate,
-            checkpointing=bool(s.checkpointing),
-        )
+        given: dict[str, Any] = {
+            "batch_size": s.batch_size,
+            "seed": s.seed,
+            "held": self.held,
+            "text_rate": s.text_rate,
+            "checkpointing": bool(s.checkpointing),
+            "preserved": (s.trigger, s.preserve) if s.preserve else None,
+        }
+        start = generator_for(s.seed, 0, 1)
+        found, objective = self.survey.found, objective_of(s, parts)
+        if s.kind == "controlnet":
+            control = make_control(parts.family, parts.unet, start).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            learner = ControlLearner(control, muon=s.optimizer == "muon")
+            return ControlTask(parts, learner, found, latents, objective, hints=self.hints, **given)
+        kind = DistilTask if s.kind == "distil" else TuningTask
+        return kind(parts, make_learner(parts.networks, tokenizers, s, start), found, latents, objective, **given)
 
     def _prompts(self) -> tuple[str, ...]:
         s = self.settings
@@ -328,6 +435,9 @@ class TuningRun:
             return s.sample_prompts
         if self.device.type == "cpu" and self.family.scheduler is not None:
             return ()  # minutes a picture: only where it is asked for
+        if s.kind == "controlnet":  # each with the hint of its own picture
+            shown = [self.survey.found[place] for place in self.held] or self.survey.own
+            return tuple(one.subset.captions.whole(one.example.caption) for one in shown[:2])
         captions = dict.fromkeys(one.subset.captions.whole(one.example.caption) for one in self.survey.own)
         return tuple(caption for caption in captions if caption)[:2]
 
@@ -338,6 +448,7 @@ class TuningRun:
             "settings": {name: value for name, value in asdict(self.settings).items() if name not in _MAY_DIFFER},
             "data": self.survey.fingerprint,
             "model": sha256_of(self.stored.files[0]) if self.stored.files else self.family.name,
+            "hints": self.hints.fingerprint if self.settings.kind == "controlnet" else "",
         }
 
     def _claim_folder(self) -> None:
@@ -348,7 +459,7 @@ class TuningRun:
             before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
         except OSError as error:
             raise GessoError(
-                f"{self.folder}: cannot be used ({error.strerror}). Choose another place",
+                f"{self.folder}: cannot be used ({error.strerror}). Choose another `folder`",
                 code="unwritable",
                 data={"path": str(self.folder)},
             ) from error
@@ -361,20 +472,27 @@ class TuningRun:
                     code="other_training",
                     data={"path": str(self.folder)},
                 )
+            with atomic_file(self.folder / SETTINGS) as file:
+                file.write(to_toml(self.settings).encode())
             with atomic_file(path) as file:
                 file.write(json.dumps(facts, indent=1).encode())
             return
         advice = f"Use another `folder`, or remove {self.folder} to start again"
-        for key, words in (("model", "was begun with another model"), ("data", "was begun with other pictures")):
-            if before.get(key) != facts[key]:
+        for key, words in (
+            ("model", "another model"),
+            ("data", "other pictures or captions"),
+            ("hints", "other hints"),
+        ):
+            if before.get(key, "") != facts[key]:
                 raise GessoError(
-                    f"{self.folder}: the training there {words} or captions. {advice}".replace(
-                        "model or captions", "model"
-                    ),
+                    f"{self.folder}: the training there was begun with {words}. {advice}",
                     code="other_training",
                     field="folder",
                 )
-        old = before.get("settings", {})
+        own = self.settings  # what a folder of an older release does not say is as it is unless it is chosen
+        plain = TuningSettings(kind=own.kind, trigger=own.trigger, preset=own.preset)
+        known = asdict(completed(plain, self.family, 1))
+        old = json.loads(json.dumps(known)) | before.get("settings", {})
         if differing := [name for name, value in facts["settings"].items() if old.get(name) != value]:
             name = differing[0]
             raise GessoError(
@@ -386,8 +504,8 @@ class TuningRun:
 
     # ---- the result --------------------------------------------------------------------------------------------------
 
-    def write(self, path: Path, *, author: str | None = None) -> dict[str, Any]:
-        """Write the average of what was learned, and beside it the settings. -> figures about the file"""
+    def write(self, path: Path, *, author: str | None = None, step: int | None = None) -> dict[str, Any]:
+        """Write what was learned, and beside it the settings. step: None: the best one. -> figures about the file"""
         about = {"title": path.stem, "resolution": f"{self.settings.resolution}x{self.settings.resolution}"}
         if self.settings.trigger:
             about["trigger_phrase"] = self.settings.trigger
@@ -395,39 +513,70 @@ class TuningRun:
             about["author"] = author
         if self.family.prediction != "eps":
             about["prediction_type"] = self.family.prediction
-        average = load_average(self.folder)
-        figures = {"lora": self._write_lora, "full": self._write_model, "embedding": self._write_embedding}[
-            self.settings.kind
-        ](path, average, about)
+        step = best_step(self.folder) if step is None else step
+        average = load_average(self.folder) if step is None else load_kept(self.folder, step)
+        training = self.metadata() | ({"ss_steps": str(step)} if step else {}) | judged_metadata(self.folder, step)
+        writers = {
+            "lora": self._write_lora,
+            "distil": self._write_lora,
+            "full": self._write_model,
+            "controlnet": self._write_control,
+            "embedding": self._write_embedding,
+        }
+        figures = writers[self.settings.kind](path, average, about, training)
         with atomic_file(path.with_suffix(".toml")) as file:  # "auto" might choose otherwise the next time
             file.write(to_toml(replace(self.settings, precision=self.precision)).encode())
-        return {**figures, "bytes": path.stat().st_size}
+        return {**figures, **({"step": step} if step else {}), "bytes": path.stat().st_size}
 
     def _write_lora(
-        self, path: Path, average: Mapping[str, Mapping[str, torch.Tensor]], about: Mapping[str, str]
+        self,
+        path: Path,
+        average: Mapping[str, Mapping[str, torch.Tensor]],
+        about: Mapping[str, str],
+        training: Mapping[str, str],
     ) -> dict[str, Any]:
         with torch.no_grad():
             factors = make_factors(self.stored.networks, self.settings, torch.Generator())
         factors.load_state_dict(average["factors"])
         target = Target(self.family.name, self.family.layout, self.stored.networks)
         base = self.family.name if self.family.scheduler is None else None
-        save_lora(path, factors.changes(), target, about, base=base, training=self.metadata())
-        return {"rank": self.settings.rank}
+        word = (self.settings.trigger, _vectors(average)) if "vectors" in average else None
+        save_lora(path, factors.changes(), target, about, base=base, training=training, word=word)
+        return {"rank": self.settings.rank} if self.settings.algorithm == "lora" else {"algorithm": "lokr"}
 
     def _write_model(
-        self, path: Path, average: Mapping[str, Mapping[str, torch.Tensor]], about: Mapping[str, str]
+        self,
+        path: Path,
+        average: Mapping[str, Mapping[str, torch.Tensor]],
+        about: Mapping[str, str],
+        training: Mapping[str, str],
     ) -> dict[str, Any]:
         parts = load_parts(self.model, dtype=None)
         for name, weights in average.items():
             parts.networks[name].load_state_dict(weights, assign=True)
-        save_model(path, parts, about, self.metadata())
-        return {"networks": "+".join(average)}
+        save_model(path, parts, about, training)
+        return {"networks": "+".join(name for name in parts.networks if name in average)}
+
+    def _write_control(
+        self,
+        path: Path,
+        average: Mapping[str, Mapping[str, torch.Tensor]],
+        about: Mapping[str, str],
+        training: Mapping[str, str],
+    ) -> dict[str, Any]:
+        control = ControlNet(control_config(self.family))
+        control.load_state_dict(average["control"])
+        write_control(path, control, self.family, self.settings.hint, about, training)
+        return {"hint": self.settings.hint or "files"}
 
     def _write_embedding(
-        self, path: Path, average: Mapping[str, Mapping[str, torch.Tensor]], about: Mapping[str, str]
+        self,
+        path: Path,
+        average: Mapping[str, Mapping[str, torch.Tensor]],
+        about: Mapping[str, str],
+        training: Mapping[str, str],
     ) -> dict[str, Any]:
-        vectors = {name.removeprefix("table."): value for name, value in average["vectors"].items()}
-        save_embedding(path, vectors, self.family, about, self.metadata())
+        save_embedding(path, _vectors(average), self.family, about, training)
         return {"vectors": self.settings.vectors}
 
     @property
@@ -465,6 +614,7 @@ class TuningRun:
             "ss_unet_lr": s.learning_rate,
             "ss_text_encoder_lr": s.text_rate if s.train_text else None,
             "ss_class_prompt": s.class_prompt or None,
+            "gesso.preserve": s.preserve or None,
             "ss_optimizer": s.optimizer,
             "ss_lr_scheduler": "warmup_stable_decay",
             "ss_lr_warmup_steps": round(s.warmup * (s.steps or 0)),
@@ -484,10 +634,16 @@ class TuningRun:
             "gesso.training_data_sha256": found.fingerprint,
             "gesso.held_out": len(self.held),
         }
-        if s.kind == "lora":
+        if s.include_reserved and found.reserved:
+            values["gesso.reserved_used"] = len(found.reserved)
+        if s.kind == "controlnet":
+            values |= {"gesso.hint": s.hint, "gesso.hint_parameters": ", ".join(s.hint_parameters)}
+        if s.kind == "distil":
+            values["gesso.teacher_guidance"] = f"{s.teacher_guidance:g} to {s.teacher_guidance_to:g}"
+            values["gesso.teacher_steps"] = s.teacher_steps
+        if s.kind in ("lora", "distil"):
             values |= {"ss_network_dim": s.rank, "ss_network_alpha": s.alpha}
-        if s.kind == "lora" and s.conv_rank:
-            values["ss_network_args"] = {"conv_dim": str(s.conv_rank), "conv_alpha": str(s.conv_alpha)}
+            values |= network_metadata(s)
         return {
             key: value
             if isinstance(value, str)
@@ -537,24 +693,36 @@ class TuningRun:
         return sorted(places[:count])
 
 
+def _vectors(average: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Those of a learned word by text encoder, from a training state."""
+    return {name.removeprefix("table."): value for name, value in average["vectors"].items()}
+
+
 def objective_of(settings: TuningSettings, parts: ModelParts) -> Objective:
     """The loss that completed settings ask for, with a model's schedule."""
+    common: dict[str, Any] = {
+        "schedule": parts.family.schedule.build(),
+        "prediction": parts.family.prediction,
+        "noise_offset": settings.noise_offset,
+        "mask_floor": settings.mask_floor,
+        "prior_weight": settings.prior_weight,
+    }
+    if settings.kind == "distil":
+        assert settings.teacher_guidance is not None and settings.teacher_guidance_to is not None
+        guidance = settings.teacher_guidance, settings.teacher_guidance_to
+        return Distillation(**common, solver_steps=settings.teacher_steps, guidance=guidance)
     return Objective(
-        schedule=parts.family.schedule.build(),
-        prediction=parts.family.prediction,
+        **common,
         timesteps=settings.timesteps,  # type: ignore[arg-type]
         mean=settings.timestep_mean,
         std=settings.timestep_std,
         low=settings.min_timestep,
         high=settings.max_timestep,
         min_snr=settings.min_snr,
-        noise_offset=settings.noise_offset,
-        mask_floor=settings.mask_floor,
-        prior_weight=settings.prior_weight,
     )
 
 
-def _defaults(settings: TuningSettings) -> Defaults:
+def _defaults(settings: TuningSettings, cache: Path) -> Defaults:
     return Defaults(
         captions=CaptionRules(
             shuffle=settings.shuffle_captions,
@@ -566,6 +734,7 @@ def _defaults(settings: TuningSettings) -> Defaults:
         flip=settings.flip,
         repeats=settings.repeats,
         reg=Path(settings.reg).expanduser() if settings.reg else None,
+        unpacked=cache / "unpacked",
     )
 
 

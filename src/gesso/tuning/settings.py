@@ -14,12 +14,15 @@ from gesso.families.base import Family
 from gesso.request.checks import nearest_name
 from gesso.tuning.buckets import BucketRules
 from gesso.tuning.objective import TIMESTEPS
+from gesso.tuning.optimizers import PACKAGED
 
-KINDS = ("lora", "full", "embedding")
-OPTIMIZERS = ("adamw", "muon")
+KINDS = ("lora", "full", "embedding", "controlnet", "distil")
+ALGORITHMS = ("lora", "lokr")
+OPTIMIZERS = ("adamw", "muon", *PACKAGED)
 PRECISIONS = ("auto", "float32", "bfloat16")
 BASES = ("auto", "float32", "bfloat16")
 MAX_TOML = 2**20
+MAX_RANK = 1024
 
 
 def _limits(low: float, high: float) -> Any:
@@ -30,12 +33,29 @@ def _limits(low: float, high: float) -> Any:
 class TuningSettings:
     """What a training does. None: follows from the model, the preset or the data; see `completed`.
 
-    kind                 what is trained: a LoRA, all weights of the UNet (full), or the vectors of an embedding
+    kind                 what is trained: a LoRA, all weights of the UNet (full), the vectors of an embedding, a
+                         ControlNet, or a LoRA that draws in a few steps (distil)
     trigger              word that is put before captions that lack it; the name of an embedding
     class_prompt         prompt of pictures of the class that the model draws itself, before the training
+    preserve             class that stays as it is without the LoRA, in place of the trigger; needs no pictures
+    learn_word           the trigger of a LoRA is a word that learns, too, of `vectors` that begin as `init`
     data, model, output  folder or TOML file of the data set; model file, folder or name; file that is written
     resolution           pixels a side of a square of the buckets' area; None: the model's own
     min_bucket, max_bucket, bucket_step  sides of buckets in pixels; None: half and twice the resolution
+    algorithm            of a LoRA: lora, or lokr with `lokr_factor` (0: the root of a layer's width) and `lokr_whole`
+    rslora, dora         scale by alpha / sqrt(rank); with magnitudes that learn
+    block_ranks, block_rates  "down.1=8": ranks, and shares of the learning rate, by block; see `factors.Blocks`
+    loraplus             ratio of the rates of a LoRA's two factors; 0: they have one
+    judge_prompts, judge_samples  prompts of the pictures by which each report judges, and how many; None: as they cost
+    copy_samples         pictures drawn at the end, which are looked through for copies; None: as they cost
+    sscd                 ONNX file of SSCD that looks for copies; "": outlines do
+    auto_stop            end where later steps only copy
+    keep_steps           reports whose weights are kept; None: all of a LoRA or embedding, 2 of a whole model
+    include_reserved     train on pictures whose owners reserve that, too
+    hint, hint_parameters  preprocessor of a ControlNet's hints, and what differs from its defaults, "low=50"
+    hints                folder of hints as files, with the names of the pictures
+    teacher_guidance, teacher_guidance_to  guidance scale of a distillation's teacher, and the end of its range
+    teacher_steps        of its DDIM over the whole schedule
     held_out             pictures that are never trained on; None: 0 of fewer than 20, else one in ten, at most 8
     """
 
@@ -46,6 +66,7 @@ class TuningSettings:
     output: str = ""
     reg: str = ""
     class_prompt: str = ""
+    preserve: str = ""
     class_pictures: int = field(default=0, metadata=_limits(0, 10_000))
     caption: str = ""
     trigger: str = ""
@@ -63,17 +84,35 @@ class TuningSettings:
     keep_tags: int = field(default=0, metadata=_limits(0, 1000))
     caption_dropout: float = field(default=0.05, metadata=_limits(0, 1))
     tag_dropout: float = field(default=0.0, metadata=_limits(0, 1))
+    include_reserved: bool = False
     held_out: int | None = field(default=None, metadata=_limits(0, 1000))
     # The embedding.
+    learn_word: bool = False
     vectors: int = field(default=4, metadata=_limits(1, 75))
     init: str = ""
     # The network.
-    rank: int = field(default=16, metadata=_limits(1, 1024))
+    algorithm: str = "lora"
+    rank: int = field(default=16, metadata=_limits(1, MAX_RANK))
     alpha: float | None = field(default=None, metadata=_limits(1e-6, 1e6))
-    conv_rank: int | None = field(default=None, metadata=_limits(0, 1024))
+    conv_rank: int | None = field(default=None, metadata=_limits(0, MAX_RANK))
     conv_alpha: float | None = field(default=None, metadata=_limits(1e-6, 1e6))
+    rslora: bool = False
+    dora: bool = False
+    lokr_factor: int = field(default=0, metadata=_limits(0, 4096))
+    lokr_whole: bool = False
+    block_ranks: tuple[str, ...] = ()
+    block_rates: tuple[str, ...] = ()
+    loraplus: float = field(default=0.0, metadata=_limits(0, 1000))
     train_text: bool = False
     dropout: float = field(default=0.0, metadata=_limits(0, 0.95))
+    # What a ControlNet looks at.
+    hint: str = ""
+    hints: str = ""
+    hint_parameters: tuple[str, ...] = ()
+    # The teacher of a distillation.
+    teacher_guidance: float | None = field(default=None, metadata=_limits(1, 50))
+    teacher_guidance_to: float | None = field(default=None, metadata=_limits(1, 50))
+    teacher_steps: int = field(default=50, metadata=_limits(2, 1000))
     # The training.
     preset: str = "auto"
     steps: int | None = field(default=None, metadata=_limits(1, 10_000_000))
@@ -81,6 +120,7 @@ class TuningSettings:
     accumulation: int = field(default=1, metadata=_limits(1, 1024))
     learning_rate: float | None = field(default=None, metadata=_limits(0, 1))
     text_rate: float | None = field(default=None, metadata=_limits(0, 1))
+    vector_rate: float | None = field(default=None, metadata=_limits(0, 1))
     optimizer: str = "adamw"
     weight_decay: float = field(default=0.01, metadata=_limits(0, 1))
     warmup: float = field(default=0.05, metadata=_limits(0, 1))
@@ -106,6 +146,13 @@ class TuningSettings:
     samples: bool = True
     sample_prompts: tuple[str, ...] = ()
     sample_steps: int | None = field(default=None, metadata=_limits(1, 1000))
+    judge_prompts: tuple[str, ...] = ()
+    judge_samples: int | None = field(default=None, metadata=_limits(0, 1000))
+    copy_samples: int | None = field(default=None, metadata=_limits(0, 10_000))
+    sscd: str = ""
+    auto_stop: bool = True
+    keep_steps: int | None = field(default=None, metadata=_limits(1, 10_000))
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -118,14 +165,48 @@ class TuningSettings:
             raise _refused("decay", self.decay, f"at most {1 - self.warmup:g} beside a warmup of {self.warmup:g}")
         if self.kind == "embedding" and not self.trigger:
             raise _refused("trigger", self.trigger, "the word that the embedding will be called by")
-        if self.kind == "embedding" and self.optimizer != "adamw":
-            raise _refused("optimizer", self.optimizer, "adamw: the vectors of an embedding are no matrix of weights")
+        if self.kind == "embedding" and self.optimizer == "muon":
+            raise _refused("optimizer", "muon", "adamw: the vectors of an embedding are no matrix of weights")
+        if self.optimizer == "prodigy" and (self.loraplus or self.block_rates):
+            name = "loraplus" if self.loraplus else "block_rates"
+            raise _refused(name, getattr(self, name), "none beside prodigy, which finds one rate for all")
+        if self.learn_word and self.kind != "lora":
+            raise _refused("learn_word", True, "false: only a LoRA can carry a word")
+        if self.learn_word and (not self.trigger or set(self.trigger) & set("/\\\0")):
+            raise _refused("trigger", self.trigger, "the word that is learned, without slashes")
+        if self.preserve and not self.trigger:
+            raise _refused("preserve", self.preserve, "a `trigger` beside it, in whose place it stands")
+        if self.preserve and self.kind != "lora":
+            raise _refused("preserve", self.preserve, "nothing: only a LoRA can be left out to see what was before")
+        if self.kind == "distil":
+            for name, plain in (
+                ("timesteps", "uniform"),
+                ("min_timestep", 0),
+                ("max_timestep", None),
+                ("min_snr", 0.0),
+            ):
+                if getattr(self, name) != plain and not (name == "max_timestep" and self.max_timestep == 999):
+                    raise _refused(name, getattr(self, name), f"{plain}: a distillation has timesteps of its own")
+            if self.train_text:
+                raise _refused("train_text", True, "false: the teacher's text encoders are the student's, too")
+        if self.hint_parameters and self.hints:
+            raise _refused("hint_parameters", self.hint_parameters[0], "none beside `hints`, which are finished")
+        if (self.teacher_guidance or 1) > (self.teacher_guidance_to or math.inf):
+            raise _refused("teacher_guidance", self.teacher_guidance, f"at most {self.teacher_guidance_to:g}")
+        if self.algorithm == "lokr" and self.loraplus:
+            raise _refused("loraplus", self.loraplus, "0: LoKr has no upper factors, which LoRA+ is about")
+        if self.algorithm != "lokr" and (self.lokr_factor or self.lokr_whole):
+            name = "lokr_factor" if self.lokr_factor else "lokr_whole"
+            raise _refused(name, getattr(self, name), "an `algorithm` of lokr beside it")
         if len(self.sample_prompts) > 16:
             raise _refused("sample_prompts", len(self.sample_prompts), "at most 16 prompts")
+        if len(self.judge_prompts) > 1000:
+            raise _refused("judge_prompts", len(self.judge_prompts), "at most 1000 prompts")
 
     def _check(self, name: str, value: Any) -> None:
         choices = {
             "kind": KINDS,
+            "algorithm": ALGORITHMS,
             "optimizer": OPTIMIZERS,
             "timesteps": TIMESTEPS,
             "precision": PRECISIONS,
@@ -163,7 +244,15 @@ PRESETS: Mapping[str, Preset] = {
     "24gb": Preset(batch_size=4, precision="bfloat16", base="bfloat16", checkpointing=True, about="a card of 24 GB"),
 }
 # Learning rates of Stable Diffusion and of gesso-mini.
-RATES = {"lora": (1e-4, 5e-4), "full": (5e-6, 2e-4), "embedding": (5e-3, 2e-2)}
+RATES: dict[str, tuple[float, float]] = {
+    "lora": (1e-4, 5e-4),
+    "full": (5e-6, 2e-4),
+    "embedding": (5e-3, 2e-2),
+    "distil": (1e-4, 5e-4),
+}
+RATES |= {"controlnet": (1e-5, 5e-4)}
+HINT = "canny"
+STUDENT_STEPS = 4  # of a distilled model's samples
 MINI_BATCH = 8  # gesso-mini is so small that one picture a step would waste the machine
 
 
@@ -193,8 +282,14 @@ def completed(
     steps = settings.steps or min(max(100 * pictures // (batch * settings.accumulation), 400), 3000)
     rank = settings.rank
     conv_rank = settings.conv_rank if settings.conv_rank is not None else rank if is_mini else 0
-    rate = settings.learning_rate if settings.learning_rate is not None else RATES[settings.kind][is_mini]
+    rate = settings.learning_rate
+    if rate is None:
+        rate = usual_rate(settings.kind, settings.optimizer, is_mini=is_mini)
     held = settings.held_out
+    vector_rate = settings.vector_rate
+    if vector_rate is None:
+        vector_rate = usual_rate("embedding", settings.optimizer, is_mini=is_mini)
+    guidance = settings.teacher_guidance or max(family.defaults.guidance_scale, 1.0)
     base = preset.base if settings.base in (None, "auto") else settings.base
     if settings.kind == "full":
         base = "float32"  # what learns needs all its digits
@@ -211,14 +306,28 @@ def completed(
         steps=steps,
         batch_size=batch,
         learning_rate=rate,
-        text_rate=settings.text_rate if settings.text_rate is not None else rate / 2,
+        text_rate=settings.text_rate
+        if settings.text_rate is not None
+        else rate / (1 if settings.optimizer == "prodigy" else 2),
+        vector_rate=vector_rate,
         max_timestep=settings.max_timestep if settings.max_timestep is not None else family.schedule.num_timesteps - 1,
         precision=settings.precision or preset.precision,
         base=base,
         checkpointing=preset.checkpointing if settings.checkpointing is None else settings.checkpointing,
         report_every=settings.report_every or max(steps // 8, 1),
-        sample_steps=settings.sample_steps or family.defaults.num_steps,
+        sample_steps=settings.sample_steps
+        or (STUDENT_STEPS if settings.kind == "distil" else family.defaults.num_steps),
+        hint=settings.hint or (HINT if settings.kind == "controlnet" and not settings.hints else ""),
+        teacher_guidance=guidance,
+        teacher_guidance_to=settings.teacher_guidance_to or guidance,
     )
+
+
+def usual_rate(kind: str, optimizer: str, *, is_mini: bool) -> float:
+    """The learning rate where none is given."""
+    row = PACKAGED.get(optimizer)
+    share = 1.0 if row is None else row.rate
+    return 1.0 if share is None else share * RATES[kind][is_mini]  # None: it finds its own
 
 
 def bucket_rules(settings: TuningSettings, family: Family) -> BucketRules:

@@ -14,6 +14,7 @@ from gesso.hints.levels import on_white
 from gesso.pictures.reading import FORMATS, read_layer, read_mask
 from gesso.tuning.buckets import BucketRules, Framing, framing
 from gesso.tuning.dataset import DataSet, Example, Subset
+from gesso.tuning.marks import marks_of
 
 # Pictures that are one picture, scaled or saved again: bits of 64 and levels of 255 in which their looks differ.
 ALIKE_BITS, ALIKE_LEVELS = 6, 6
@@ -54,6 +55,8 @@ class Survey:
     unreadable  files that are left out, with the reason
     animated, deep, cmyk  pictures of which the first frame, the nearest 8 bits or the colours in sRGB are taken
     twins       groups of the same file; alike: groups that look the same
+    reserved    pictures whose owners reserve that they be trained on, and by which mark
+    generated   pictures to learn that say an AI made them
     """
 
     data: DataSet
@@ -64,6 +67,8 @@ class Survey:
     cmyk: tuple[Path, ...]
     twins: tuple[tuple[Path, ...], ...]
     alike: tuple[tuple[Path, ...], ...]
+    reserved: tuple[tuple[Path, str], ...] = ()
+    generated: tuple[Path, ...] = ()
 
     @property
     def own(self) -> tuple[Found, ...]:
@@ -96,21 +101,32 @@ def survey(
     *,
     scale: int = 1,
     masks: bool = True,
+    include_reserved: bool = False,
     on_picture: Callable[[int, int], None] = lambda done, of: None,
 ) -> Survey:
     """Read every picture of a data set once.
 
     rules  of subsets that have none of their own; in pixels of finished pictures
     scale  from pixels of the VAE's picture to those of the finished one
+    include_reserved  pictures that are reserved take part, too; without, they are left out
     Raises GessoError where no picture to learn can be read.
     """
     sizes: dict[BucketRules, list[tuple[int, int]]] = {}
     found: list[Found] = []
     unreadable: list[tuple[Path, str]] = []
+    reserved: list[tuple[Path, str]] = []
+    generated: list[Path] = []
     odd: dict[str, list[Path]] = {"animated": [], "deep": [], "cmyk": []}
     for number, example in enumerate(data.examples):
         subset = data.subsets[example.subset]
         own = subset.buckets or rules
+        marks = marks_of(example.path)
+        if marks.reserved:
+            reserved.append((example.path, marks.reserved))
+            if not include_reserved:
+                continue
+        if marks.generated and not subset.is_reg:
+            generated.append(example.path)
         if own not in sizes:
             sizes[own] = own.sizes()
         try:
@@ -136,6 +152,14 @@ def survey(
         )
         on_picture(number + 1, len(data.examples))
     if not any(not one.subset.is_reg for one in found):
+        if not unreadable:
+            path, by = reserved[0]
+            raise GessoError(
+                f"{path}: is reserved ({by}), as all pictures of the data set are. Train on others, or give "
+                "`include_reserved` where you have the right to",
+                code="reserved",
+                field="include_reserved",
+            )
         path, reason = unreadable[0]
         raise GessoError(f"{path}: {reason}. No picture of the data set can be read", code="damaged")
     twins = _groups({id(one): one.digest for one in found}, found)
@@ -148,6 +172,8 @@ def survey(
         cmyk=tuple(odd["cmyk"]),
         twins=twins,
         alike=_alike(found),
+        reserved=tuple(reserved),
+        generated=tuple(generated),
     )
 
 
@@ -174,10 +200,11 @@ def read_example(
     return on_white(layer), mask
 
 
-def framed(image: Image.Image, placed: Framing, *, flip: bool) -> Image.Image:
-    """A picture or mask scaled and cropped to its bucket, mirrored or not."""
+def framed(image: Image.Image, placed: Framing, *, flip: bool, nearest: bool = False) -> Image.Image:
+    """A picture or mask scaled and cropped to its bucket, mirrored or not. nearest: with no colour that is new"""
     box = (placed.left, placed.top, placed.left + placed.bucket[0], placed.top + placed.bucket[1])
-    scaled = image.resize(placed.scaled, Image.Resampling.LANCZOS).crop(box)
+    how = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
+    scaled = image.resize(placed.scaled, how).crop(box)
     return scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else scaled
 
 

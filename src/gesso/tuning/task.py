@@ -4,6 +4,7 @@ Everything random in a step follows from (seed, step): which pictures, mirrored 
 """
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -12,13 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from gesso.families.encoding import Sizes
 from gesso.families.parts import ModelParts
 from gesso.nn.attention import SpatialTransformer
 from gesso.nn.resblock import ResBlock
+from gesso.training.group import Group
 from gesso.training.task import Enter, Figures, generator_for
 from gesso.tuning.conditions import Conditions, sizes_of
 from gesso.tuning.latents import Encoded
-from gesso.tuning.learners import Learner
+from gesso.tuning.learners import Learner, LoraLearner
 from gesso.tuning.objective import Objective, quantile_times
 from gesso.tuning.survey import Found
 
@@ -76,6 +79,8 @@ class TuningTask:
     found, latents  the pictures, by the same places
     held       places of pictures that are never trained on
     text_rate  learning rate of what is in the text encoders; None: the one of all
+    preserved  (trigger, class): of captions with the class in place of the trigger the network shall say what it says
+               without its LoRA, so that the class needs no pictures of its own; None: there is no such target
     """
 
     def __init__(
@@ -91,17 +96,21 @@ class TuningTask:
         held: Sequence[int] = (),
         text_rate: float | None = None,
         checkpointing: bool = False,
+        preserved: tuple[str, str] | None = None,
     ) -> None:
+        self.preserved = preserved
         self.parts, self.learner, self.found, self.latents, self.objective = parts, learner, found, latents, objective
         self.held, self.text_rate = list(held), text_rate
         self.device = next(parts.unet.parameters()).device
         self.modules = learner.modules
+        self.group = Group()
         self.precision: Enter = nullcontext
         self.conditions = Conditions(parts, trained=learner.trains_text, words=learner.words)
         seen = [place for place in range(len(found)) if place not in set(self.held)]
         self.batches = Batches(found, seen, batch_size, seed)
         own = [place for place in seen if not found[place].subset.is_reg]
         self.reported = {"seen": own[:: max(len(own) // MAX_REPORTED, 1)][:MAX_REPORTED]}
+        self.reported_errors: dict[str, list[float]] = {}  # of each of these pictures, in the last report
         if self.held:
             self.reported["held"] = self.held[:MAX_REPORTED]
         if checkpointing:
@@ -114,6 +123,7 @@ class TuningTask:
         return [self.parts.unet]
 
     def loss(self, step: int, batch_size: int, seed: int) -> tuple[Tensor, Figures]:
+        """Of the rows of the batch that are this process's; their mean over the processes is that of all rows."""
         places = self.batches(step)
         generator = generator_for(seed, step, 2)
         rng = random.Random(f"{seed} {step} captions")
@@ -124,11 +134,36 @@ class TuningTask:
         latents = means + stds * torch.randn(means.shape, generator=generator)
         times = self.objective.draw_times(len(places), generator)
         eps = self.objective.draw_noise(latents, generator)
-        self.learner.begin_step(seed, step)
-        errors = self.errors(places, flips, captions, latents, eps, times)
-        is_reg = torch.tensor([self.found[place].subset.is_reg for place in places])
-        loss = self.objective.loss(errors, times, is_reg)
-        return loss, {"loss": loss.detach()}
+        more = self.draw_more(len(places), generator)
+        own = list(range(self.group.rank, len(places), self.group.size))
+        if not own:
+            nothing = torch.zeros((), device=self.device)
+            return nothing, {"loss": nothing} | ({} if self.preserved is None else {"drift": nothing})
+        self.learner.begin_step(seed, step, own, len(places))
+        errors = self.errors(
+            [places[row] for row in own],
+            [flips[row] for row in own],
+            [captions[row] for row in own],
+            latents[own],
+            eps[own],
+            times[own],
+            **{name: value[own] for name, value in more.items()},
+        )
+        is_reg = torch.tensor([self.found[places[row]].subset.is_reg for row in own])
+        loss = self.objective.loss(errors, times[own], is_reg)
+        figures: dict[str, Tensor | float] = {"loss": loss.detach()}
+        if self.preserved is not None:
+            some = [places[row] for row in own], [flips[row] for row in own], [captions[row] for row in own]
+            drifted = self.drift(*some, latents[own], eps[own], times[own]).mean()
+            loss, figures["drift"] = loss + self.objective.prior_weight * drifted, drifted.detach()
+        if self.group.size > 1:
+            share = len(own) * self.group.size / len(places)
+            loss, figures = loss * share, {name: value * share for name, value in figures.items()}
+        return loss, figures
+
+    def draw_more(self, count: int, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """What else is random in a step: a row for each picture, for `errors`."""
+        return {}
 
     def errors(
         self,
@@ -141,15 +176,46 @@ class TuningTask:
     ) -> Tensor:
         """The network's error for each row.  latents, eps [B, C, h, w] and times [B] on the CPU -> [B]"""
         latents, eps = latents.to(self.device), eps.to(self.device)
-        x = self.objective.noisy(latents, eps, times).contiguous(memory_format=torch.channels_last)
+        output = self.predict(places, flips, captions, self.objective.noisy(latents, eps, times), times)
+        return self.objective.errors(output, latents, eps, times, self._masks(places, flips, latents))
+
+    def predict(
+        self, places: Sequence[int], flips: Sequence[bool], captions: Sequence[str], x: Tensor, times: Tensor
+    ) -> Tensor:
+        """What the UNet says of noisy latents x [B, C, h, w] on the device."""
         sizes = [sizes_of(self.found[p], flip=flip) for p, flip in zip(places, flips, strict=True)]
+        return self.answers(captions, sizes, x, times)
+
+    def answers(self, captions: Sequence[str], sizes: Sequence[Sizes], x: Tensor, times: Tensor) -> Tensor:
+        """What the UNet says of noisy latents x [B, C, h, w] that are no pictures of the data set."""
+        x = x.contiguous(memory_format=torch.channels_last)
         dtype = next(self.parts.unet.parameters()).dtype
         with self.precision():
             context, added = self.conditions(captions, sizes)
-            output = self.parts.unet(
+            output: Tensor = self.parts.unet(
                 x.to(dtype), times.to(self.device), context.to(dtype), None if added is None else added.to(dtype)
             )
-        return self.objective.errors(output, latents, eps, times, self._masks(places, flips, latents))
+        return output
+
+    def drift(
+        self,
+        places: Sequence[int],
+        flips: Sequence[bool],
+        captions: Sequence[str],
+        latents: Tensor,
+        eps: Tensor,
+        times: Tensor,
+    ) -> Tensor:
+        """How far the class has moved from what it is without the LoRA; 0 of captions without the trigger.  -> [B]"""
+        assert self.preserved is not None and isinstance(self.learner, LoraLearner)
+        plain = [_in_place(caption, *self.preserved) for caption in captions]
+        moved = torch.tensor([one != caption for one, caption in zip(plain, captions, strict=True)], device=self.device)
+        x = self.objective.noisy(latents.to(self.device), eps.to(self.device), times)
+        with torch.no_grad(), self.learner.factors.off():
+            wanted = self.predict(places, flips, plain, x, times)
+        said = self.predict(places, flips, plain, x, times)
+        gaps = (said.to(x.dtype) - wanted.to(x.dtype)).square().mean(dim=(1, 2, 3))
+        return gaps * moved
 
     def _masks(self, places: Sequence[int], flips: Sequence[bool], latents: Tensor) -> Tensor | None:
         masks = [self.latents[place, flip].mask for place, flip in zip(places, flips, strict=True)]
@@ -164,7 +230,9 @@ class TuningTask:
         figures: dict[str, float] = {}
         times = quantile_times(self.objective.schedule)
         for kind, places in self.reported.items():
-            means = torch.stack([self._fixed_errors(place, times) for place in places]).mean(dim=0)
+            errors = torch.stack([self._fixed_errors(place, times) for place in places])
+            self.reported_errors[kind] = errors.mean(dim=1).tolist()
+            means = errors.mean(dim=0)
             figures |= {f"{kind}_{time}": float(mean) for time, mean in zip(times, means, strict=True)}
             figures[kind] = float(means.mean())
         return figures
@@ -182,6 +250,11 @@ class TuningTask:
             drawn = latents.expand(rows, -1, -1, -1), eps, torch.tensor(some)
             errors.append(self.errors([place] * rows, [False] * rows, [caption] * rows, *drawn).float().cpu())
         return torch.cat(errors)
+
+
+def _in_place(caption: str, trigger: str, word: str) -> str:
+    """A caption with a word in place of the trigger, whatever its case."""
+    return re.sub(re.escape(trigger), lambda _: word, caption, flags=re.IGNORECASE)
 
 
 def checkpoint_blocks(unet: nn.Module) -> None:

@@ -92,7 +92,7 @@ def save_drawings(path: Path, drawings: Drawings, objects: Sequence[Thing]) -> N
             file.write(to_bytes(tensors, metadata={NOTE_KEY: note}))
     except OSError as error:
         raise GessoError(
-            f"{path}: the drawings cannot be written ({error})", code="unwritable", data={"path": str(path)}
+            f"{path}: the drawings cannot be written ({error.strerror})", code="unwritable", data={"path": str(path)}
         ) from error
 
 

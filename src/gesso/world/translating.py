@@ -33,6 +33,7 @@ BETWEEN = ("on", "under", "above", "in", "next to", "behind", "in front of", "le
 LONGEST = 6  # words of a phrase, or three times as many signs where there are no spaces
 LEAST_EXPLAINED = 0.5  # of a text, to take it for a language
 PARTICLES = frozenset("のはがをにで的在")
+COUNTERS = frozenset("つ個人匹台本枚冊羽頭个只辆条把朵棵艘座张")  # behind a number, without a meaning in English
 # Endings of plurals and cases -> what stands in their place, tried where a word is unknown, in this order.
 ENDINGS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "de": (("en", ""), ("n", ""), ("er", ""), ("es", ""), ("e", ""), ("s", "")),
@@ -46,6 +47,12 @@ ENDINGS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "ru": (("ы", ""), ("и", ""), ("ы", "а"), ("и", "а"), ("у", "а"), ("ой", "а"), ("ом", ""), ("а", "")),
 }
 SHORTEST_STEM = 3  # letters
+# A text without spaces in its parts: signs one by one, but words in Latin letters and numbers whole.
+_SIGNS = re.compile(r"[0-9]+|[a-z][a-z0-9'-]*|\S")
+_CJK = r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
+_OTHER_LETTER = r"[^\W\d_a-zA-Z\u00aa-\u024f\u1e00-\u1eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\uffef]"
+# What stands in a script that English does not use, with the numbers in it.
+_FOREIGN = re.compile("|".join(rf"\d*{letter}+(?:[\s\d、，。]*{letter}+)*" for letter in (_CJK, _OTHER_LETTER)))
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,26 @@ def language_of(text: str, is_known: Callable[[str], bool]) -> str | None:
         if share >= LEAST_EXPLAINED and share > known / len(words) and (best is None or share > best[0]):
             best = share, code
     return None if best is None else best[1]
+
+
+def mixed_in_english(text: str, is_known: Callable[[str], bool]) -> tuple[str, tuple[str, ...]]:
+    """An English text with words of other scripts among it, these in English: "a red 猫" -> "a red cat".
+
+    Gives the codes of their languages, too: none where the text stays as it is.
+    """
+    codes: list[str] = []
+
+    def read(match: re.Match[str]) -> str:
+        code = language_of(match[0], is_known)
+        if code is None:
+            return match[0]
+        codes.append(code)
+        return f" {in_english(match[0], code)} "
+
+    found = _FOREIGN.sub(read, text)
+    if not codes:
+        return text, ()
+    return re.sub(r"\s+(?=[,.;:!?])", "", " ".join(found.split())), tuple(dict.fromkeys(codes))
 
 
 def in_english(text: str, code: str) -> str:
@@ -162,7 +189,7 @@ def _place_last(parts: list[str | _Noun]) -> list[str | _Noun]:
 def _read(text: str, code: str) -> Iterator[_Word]:
     """The words of a text, the longest known phrases first."""
     table, unspaced = _table(code), code in UNSPACED
-    tokens = [sign for sign in text.lower() if not sign.isspace()] if unspaced else _split(text, signs=True)
+    tokens = _SIGNS.findall(text.lower()) if unspaced else _split(text, signs=True)
     longest = 3 * LONGEST if unspaced else LONGEST
     place = 0
     while place < len(tokens):
@@ -175,20 +202,35 @@ def _read(text: str, code: str) -> Iterator[_Word]:
         else:
             token = tokens[place]
             place += 1
-            if unspaced and token not in PARTICLES and token.isalnum():  # a word of signs that no phrase begins with
-                while place < len(tokens) and tokens[place].isalnum() and not _begins(tokens[place:], table):
+            if (number := _number(token)) is not None:
+                yield number
+                place += unspaced and tokens[place : place + 1] != [] and tokens[place] in COUNTERS
+                continue
+            is_sign = unspaced and _is_sign(token)
+            if is_sign and token not in PARTICLES:  # a word of signs that no phrase begins with
+                while place < len(tokens) and _is_sign(tokens[place]) and not _begins(tokens[place:], table):
                     token += tokens[place]
                     place += 1
             if not (unspaced and token in PARTICLES):
                 token = {"、": ",", "，": ",", "。": "."}.get(token, token)
                 yield _inflected(token, table, code) or _Word(
-                    "object" if unspaced and token.isalnum() else "other", token, explained=not token.isalnum()
+                    "object" if is_sign else "other", token, explained=not token.isalnum()
                 )
+
+
+def _is_sign(token: str) -> bool:
+    return token.isalnum() and not token.isascii()
 
 
 def _begins(tokens: Sequence[str], table: Mapping[str, _Word]) -> bool:
     """Whether a phrase begins here, or a particle stands here."""
     return tokens[0] in PARTICLES or any("".join(tokens[:length]) in table for length in range(1, 3 * LONGEST + 1))
+
+
+def _number(token: str) -> _Word | None:
+    """A number that is written in digits, as far as captions have a word for it."""
+    number = int(token) if token.isdecimal() and len(token) == 1 else 0
+    return _Word("number", str(number)) if number in NUMBERS else None
 
 
 def _inflected(token: str, table: Mapping[str, _Word], code: str) -> _Word | None:

@@ -432,6 +432,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/images/days": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * On which days pictures were finished
+         * @description The same list as that of pictures, as numbers a day: for going to a date in a long one.
+         */
+        get: operations["listImageDays"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/images/changes": {
         parameters: {
             query?: never;
@@ -1409,6 +1429,23 @@ export interface components {
             error: components["schemas"]["JobError"] | null;
             metrics: components["schemas"]["Metrics"];
             urls: components["schemas"]["JobAddresses"];
+        };
+        /**
+         * LibraryDay
+         * @description A day on which pictures were finished.
+         */
+        LibraryDay: {
+            /** @description As 2026-11-30, by the clock that was asked for. */
+            day: string;
+            /** @description How many. */
+            images: number;
+        };
+        /**
+         * LibraryDays
+         * @description How a list is spread over days, newest first. Their numbers add up to where in the list a day begins.
+         */
+        LibraryDays: {
+            days: components["schemas"]["LibraryDay"][];
         };
         /**
          * LibraryPage
@@ -2524,6 +2561,18 @@ export interface components {
              * @default null
              */
             guidance_rescale?: number | null;
+            /**
+             * Guidance until
+             * @description Guide in the first share of the steps alone, 0 to 1: a step without guidance takes half the time.
+             * @default null
+             */
+            guidance_until?: number | null;
+            /**
+             * Keep deep features
+             * @description Compute the UNet's deep levels in every N-th call alone, 2 to 10 (DeepCache): faster, less exact.
+             * @default null
+             */
+            deep_cache?: number | null;
             /**
              * Sampler
              * @description Sampler: euler, euler_ancestral, ddim, dpmpp_2m, dpmpp_2m_sde, ..., or any name of A1111 or ComfyUI.
@@ -5458,6 +5507,104 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["LibraryPage"];
+                };
+            };
+            /** @description Something in the request cannot be; `field` names it. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No valid key. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key lacks the scope, or a page of another site asks. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server is not known by this name. */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too often, or the queue is full; `Retry-After` says when to come back. */
+            429: {
+                headers: {
+                    /** @description Seconds. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A bug. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not now. */
+            503: {
+                headers: {
+                    /** @description Seconds. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    listImageDays: {
+        parameters: {
+            query?: {
+                /** @description As for the list of pictures. */
+                q?: string | null;
+                /** @description Only those with a star. */
+                starred?: boolean;
+                /** @description Those that can be brought back, in place of the others. */
+                deleted?: boolean;
+                /** @description Only those on this board. */
+                board?: string | null;
+                /** @description Minutes by which the clock that counts is ahead of UTC. */
+                east?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LibraryDays"];
                 };
             };
             /** @description Something in the request cannot be; `field` names it. */

@@ -6,13 +6,24 @@ import { tell, tellError } from "../state/notices.svelte";
 import { server } from "../state/server.svelte";
 import { say as announce } from "../shell/live.svelte";
 import { change as text } from "../text/change";
+import { backgroundOf, filled } from "./cutting";
 import { Easel, newLayer } from "./easel.svelte";
 import { frameOf, isCrop, mapFrame, type FrameProblem, type Mapped, type Sides } from "./frame";
 import { whole, type Rect, type Size } from "./geometry";
 import { hints } from "./hints";
-import { keptLayer, layerOf, pngOf, read, VERSION, write, type KeptDocument } from "./keep";
+import { keptLayer, layerOf, pngOf, read, VERSION, write, type KeptDocument, type PngCache } from "./keep";
 import { NO_CONTROL, Pixels, type HintLayer, type Layer } from "./layers";
-import { bounds, framed, invert, share, type Brush, type Mask, type Mode as PaintMode } from "./mask";
+import {
+  bounds,
+  feather,
+  framed,
+  growBy,
+  invert,
+  share,
+  type Brush,
+  type Mask,
+  type Mode as PaintMode,
+} from "./mask";
 import { encodePng, withoutAlpha } from "./png";
 import { bodyOf, settingsOf, startSettings, usualStrength, type Mode, type Settings } from "./request";
 import { say, type Said } from "./say";
@@ -20,7 +31,7 @@ import { decoded, Staging, type Candidate, type Staged } from "./staging.svelte"
 import { blended, looked } from "./tone";
 
 export type Tool =
-  "hand" | "brush" | "eraser" | "rectangle" | "ellipse" | "lasso" | "fill" | "colour" | "frame";
+  "hand" | "brush" | "eraser" | "paint" | "rectangle" | "ellipse" | "lasso" | "fill" | "colour" | "frame";
 export type Tab = Mode;
 
 /** One sentence and what came of it. */
@@ -58,13 +69,15 @@ export class Desk {
   tool = $state<Tool>("brush");
   brush = $state<Brush>({ size: 40, hardness: 0.9, level: 255 });
   paintMode = $state<PaintMode>("add");
+  /** What the tool "paint" paints with, as in CSS. */
+  colour = $state("#d6453d");
   tolerance = $state(32);
   frame = $state.raw<Rect | null>(null);
   turns = $state.raw<Turn[]>([]);
   /** What is on its way to the server. */
   sending = $state(false);
   private lastCovered: (Covered & { stamp: number; layers: readonly Layer[] }) | null = null;
-  private cache = new WeakMap<Pixels, Blob>();
+  private cache: PngCache = new WeakMap();
   private saving: ReturnType<typeof setTimeout> | undefined;
 
   get model(): Model | undefined {
@@ -531,10 +544,50 @@ export class Desk {
     return done;
   }
 
-  /** The visible pictures as a file. */
-  async download(): Promise<void> {
+  // ---- one press -----------------------------------------------------------------------------------------------------
+
+  /** Mask what lies behind the object, or the object. Says so where the background is not plain. */
+  select(what: "background" | "object"): void {
+    const found = backgroundOf(this.easel.flattened().data(), this.easel.size);
+    if (found === null) {
+      tell(text.notPlain);
+      return;
+    }
+    if (what === "object") invert(found);
+    const done = this.easel.changeAll(text[what], (mask) => {
+      mask.data.set(found.data);
+      return whole(mask);
+    });
+    if (done) this.keepSoon();
+    else tell(text.locked);
+  }
+
+  /** Fill what is masked from what is around it, as a layer of its own. Needs no model. */
+  erase(): void {
+    const { easel } = this;
+    const mask = easel.mask();
+    if (share(mask) === 0) {
+      tell(text.emptyMask);
+      return;
+    }
+    growBy(mask, Math.max(2, Math.round(Math.min(easel.width, easel.height) / 64))); // its soft edge goes, too
+    const pixels = Pixels.ofData(filled(easel.flattened().data(), mask), easel.size);
+    easel.accept(newLayer("picture", text.erased, pixels), text.erase);
+    this.keepSoon();
+    announce(text.erased, true);
+  }
+
+  /** The visible pictures as a file. `cut`: clear where the mask is. */
+  async download(cut = false): Promise<void> {
     const pixels = this.easel.flattened();
-    const file = await encodePng(pixels.width, pixels.height, 3, withoutAlpha(pixels.data()));
+    const { width, height } = pixels;
+    const levels = pixels.data();
+    if (cut) {
+      const mask = this.easel.mask();
+      feather(mask, 1.5);
+      mask.data.forEach((level, at) => (levels[4 * at + 3] = 255 - level));
+    }
+    const file = await encodePng(width, height, cut ? 4 : 3, cut ? levels : withoutAlpha(levels));
     const link = document.createElement("a");
     link.href = URL.createObjectURL(file);
     link.download = `gesso-${(this.id ?? "picture").replace(/[^\w-]/g, "-").slice(-12)}.png`;

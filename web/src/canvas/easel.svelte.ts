@@ -1,9 +1,18 @@
 // The document on the canvas: its size and its layers, what is chosen, and what can be undone.
 
 import type { Sides } from "./frame";
-import { whole, type Point, type Rect, type Size } from "./geometry";
-import { MaskPixels, Pixels, type Kind, type Layer, type MaskLayer } from "./layers";
-import { combined, copied, ofPicture, type Mask } from "./mask";
+import { intersect, whole, type Point, type Rect, type Size } from "./geometry";
+import { colourOf, laid, type Colour } from "./colour";
+import {
+  MaskPixels,
+  Painted,
+  Pixels,
+  type Kind,
+  type Layer,
+  type MaskLayer,
+  type PictureLayer,
+} from "./layers";
+import { combined, copied, newMask, ofPicture, type Mask } from "./mask";
 import { History, Touched, type Step } from "./undo";
 
 interface Snapshot {
@@ -143,6 +152,33 @@ export class Easel {
         });
   }
 
+  /** Begin to paint with a colour, or to take colour away (null): on the topmost layer of colour, or on a new one, called
+   * `name`. null where the layer is locked, or there is nothing to take away. */
+  paintColour(label: string, colour: string | null, name: string): ColourPainting | null {
+    const isColour = (one: Layer): one is PictureLayer & { pixels: Painted } =>
+      one.kind === "picture" && one.pixels instanceof Painted && one.visible;
+    const chosen = this.layer;
+    const found = chosen && isColour(chosen) ? chosen : this.layers.findLast(isColour);
+    if (found?.locked || (!found && colour === null)) return null;
+    const before = this.snapshot();
+    let pixels = found?.pixels as Painted | undefined;
+    if (pixels === undefined) {
+      pixels = new Painted(Pixels.empty(this.size));
+      const last = this.layers.findLastIndex((one) => one.kind === "picture");
+      this.layers = this.layers.toSpliced(last + 1, 0, newLayer("picture", name, pixels));
+    }
+    const after = this.snapshot();
+    const isNew = found === undefined;
+    return new ColourPainting(this, pixels, colour === null ? null : colourOf(colour), (change) => {
+      // The first stroke comes and goes with its layer.
+      if (change === null) {
+        if (isNew) this.put(before);
+      } else if (isNew) {
+        this.history.add({ label, undo: () => this.put(before), redo: () => this.put(after) });
+      } else this.history.add({ label, ...change });
+    });
+  }
+
   /** Change a mask at once. Returns whether there was one to change. */
   change(label: string, work: (mask: Mask, touch: (rect: Rect) => void) => Rect): boolean {
     const painting = this.paint(label);
@@ -240,7 +276,7 @@ export class Easel {
     const made: Layer =
       layer.kind === "mask"
         ? { ...layer, id: newId(), name, locked: false, pixels: new MaskPixels(copied(layer.pixels.mask)) }
-        : { ...layer, id: newId(), name, locked: false };
+        : { ...layer, id: newId(), name, locked: false, pixels: layer.pixels.copy() };
     this.structural(label, () => {
       const at = this.layers.findIndex((one) => one.id === id);
       this.layers = this.layers.toSpliced(at + 1, 0, made);
@@ -289,7 +325,7 @@ export class Easel {
     if (kind === "mask" && layer.kind !== "mask") {
       this.add(newLayer("mask", name, new MaskPixels(ofPicture(layer.pixels.data(), this.size))), label);
     } else if (kind === "hint" || kind === "picture") {
-      const pixels = layer.kind === "mask" ? greyOf(layer.pixels.mask) : layer.pixels;
+      const pixels = layer.kind === "mask" ? greyOf(layer.pixels.mask) : layer.pixels.still();
       this.add(newLayer(kind, name, pixels), label);
     }
   }
@@ -384,6 +420,63 @@ export class Painting {
   abandon(): void {
     const change = this.touched.done();
     if (change !== null) this.changed(change.swap());
+  }
+}
+
+/** A stroke of colour that is under way: painted into a mask, which is laid over what was there before. */
+export class ColourPainting {
+  readonly mask: Mask;
+  private readonly bytes: Mask; // the picture, as bytes in rows, for undoing
+  private readonly before: Uint8ClampedArray;
+  private readonly touched: Touched;
+
+  constructor(
+    private readonly easel: Easel,
+    private readonly pixels: Painted,
+    private readonly colour: Colour | null,
+    private readonly done: (change: Omit<Step, "label"> | null) => void,
+  ) {
+    this.mask = newMask(pixels.width, pixels.height);
+    const { rgba } = pixels;
+    this.bytes = { width: 4 * pixels.width, height: pixels.height, data: new Uint8Array(rgba.buffer) };
+    this.before = rgba.slice();
+    this.touched = new Touched(this.bytes);
+  }
+
+  touch(rect: Rect): void {
+    this.touched.touch({ ...rect, x: 4 * rect.x, w: 4 * rect.w });
+  }
+
+  changed(rect: Rect): void {
+    const area = intersect(rect, whole(this.pixels));
+    laid(this.pixels.rgba, this.before, this.mask, area, this.colour);
+    this.show(area);
+  }
+
+  private show(rect: Rect): void {
+    this.pixels.show(rect);
+    this.easel.damage(rect);
+  }
+
+  end(): boolean {
+    const change = this.touched.done();
+    if (change === null) {
+      this.done(null);
+      return false;
+    }
+    const swap = (): void => {
+      const area = change.swap();
+      this.show({ ...area, x: Math.floor(area.x / 4), w: Math.ceil(area.w / 4) });
+    };
+    this.done({ undo: swap, redo: swap, size: change.size });
+    return true;
+  }
+
+  abandon(): void {
+    const change = this.touched.done();
+    change?.swap();
+    this.show(whole(this.pixels));
+    this.done(null);
   }
 }
 

@@ -1,7 +1,7 @@
 // Keeps what is on the canvas in the browser, so that a reload or a closed tab loses nothing.
 
 import type { Point, Size } from "./geometry";
-import { MaskPixels, Pixels, type Control, type Layer } from "./layers";
+import { MaskPixels, Painted, Pixels, type Control, type Layer } from "./layers";
 import { pack, unpack } from "./undo";
 import { encodePng } from "./png";
 import type { Settings } from "./request";
@@ -17,7 +17,7 @@ type Kept = {
   locked: boolean;
   opacity: number;
 } & (
-  | { kind: "picture"; png: Blob }
+  | { kind: "picture"; png: Blob; painted?: boolean }
   | { kind: "mask"; levels: Blob }
   | { kind: "hint"; png: Blob; control: Control }
 );
@@ -96,8 +96,11 @@ export async function forget(id: string): Promise<void> {
   await run("readwrite", (store) => store.delete(id));
 }
 
-/** A layer as it can be kept. `cache`: what was made of a layer's pixels before, since pictures never change. */
-export async function keptLayer(layer: Layer, cache: WeakMap<Pixels, Blob>): Promise<Kept> {
+/** What was made of pixels before, and of which of their versions. */
+export type PngCache = WeakMap<Pixels, { png: Blob; version: number }>;
+
+/** A layer as it can be kept. */
+export async function keptLayer(layer: Layer, cache: PngCache): Promise<Kept> {
   const { id, name, visible, locked, opacity } = layer;
   const base = { id, name, visible, locked, opacity };
   if (layer.kind === "mask") {
@@ -107,15 +110,15 @@ export async function keptLayer(layer: Layer, cache: WeakMap<Pixels, Blob>): Pro
   const png = await pngOf(layer.pixels, cache);
   return layer.kind === "hint"
     ? { ...base, kind: "hint", png, control: layer.control }
-    : { ...base, kind: "picture", png };
+    : { ...base, kind: "picture", png, painted: layer.pixels instanceof Painted };
 }
 
-export async function pngOf(pixels: Pixels, cache: WeakMap<Pixels, Blob>): Promise<Blob> {
-  let png = cache.get(pixels);
-  if (png === undefined) {
-    png = await encodePng(pixels.width, pixels.height, 4, pixels.data());
-    cache.set(pixels, png);
-  }
+export async function pngOf(pixels: Pixels, cache: PngCache): Promise<Blob> {
+  const held = cache.get(pixels);
+  if (held?.version === pixels.version) return held.png;
+  const { version } = pixels;
+  const png = await encodePng(pixels.width, pixels.height, 4, pixels.data());
+  cache.set(pixels, { png, version });
   return png;
 }
 
@@ -150,5 +153,5 @@ export async function layerOf(
   const pixels = Pixels.of(await decode(kept.png), size);
   return kept.kind === "hint"
     ? { ...base, kind: "hint", pixels, control: kept.control }
-    : { ...base, kind: "picture", pixels };
+    : { ...base, kind: "picture", pixels: kept.painted ? new Painted(pixels) : pixels };
 }

@@ -5,8 +5,12 @@ import { framed, newMask, type Mask } from "./mask";
 
 export type Kind = "picture" | "mask" | "hint";
 
-/** A canvas of the size of the document, or smaller and at a place in it. It is never changed once it is in a layer. */
+/** A canvas of the size of the document, or smaller and at a place in it. It is never changed once it is in a layer, but
+ * for `Painted`. */
 export class Pixels {
+  /** Counts changes. */
+  version = 0;
+
   constructor(readonly canvas: HTMLCanvasElement) {}
 
   static empty(size: Size): Pixels {
@@ -50,11 +54,58 @@ export class Pixels {
     return this.context.getImageData(0, 0, this.width, this.height).data;
   }
 
+  /** The same for another layer. */
+  copy(): Pixels {
+    return this;
+  }
+  /** The same, and never changed. */
+  still(): Pixels {
+    return this;
+  }
+
   /** What lies in a rectangle, which may reach beyond; there it is clear. */
   framed(rect: Rect): Pixels {
     const pixels = Pixels.empty({ width: rect.w, height: rect.h });
     pixels.context.drawImage(this.canvas, -rect.x, -rect.y);
     return pixels;
+  }
+}
+
+/** A picture that colour is painted on: the one kind of pixels that changes while it is in a layer. */
+export class Painted extends Pixels {
+  /** Four bytes a pixel, red first. */
+  readonly rgba: Uint8ClampedArray;
+
+  constructor(from: Pixels) {
+    super(from.canvas);
+    this.rgba = from.data();
+  }
+
+  override data(): Uint8ClampedArray {
+    return this.rgba.slice();
+  }
+  override copy(): Painted {
+    return new Painted(this.still());
+  }
+  override still(): Pixels {
+    return Pixels.ofData(this.rgba, this);
+  }
+
+  /** Brings the canvas up to the bytes, in a rectangle. */
+  show(rect: Rect): void {
+    const area = intersect(rect, whole(this));
+    if (isEmpty(area)) return;
+    const image = new ImageData(area.w, area.h);
+    for (let row = 0; row < area.h; row++) {
+      const from = 4 * ((area.y + row) * this.width + area.x);
+      image.data.set(this.rgba.subarray(from, from + 4 * area.w), 4 * row * area.w);
+    }
+    this.context.putImageData(image, area.x, area.y);
+    this.version += 1;
+  }
+
+  override framed(rect: Rect): Painted {
+    return new Painted(super.framed(rect));
   }
 }
 

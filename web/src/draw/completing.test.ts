@@ -33,6 +33,7 @@ const found = (text: string, words = true): string[] => {
 
 test("each sign completes its kind", () => {
   expect(found("a car <")).toEqual(["comic", "woodcut"]);
+  expect(found("a car <lora")).toEqual(["comic", "woodcut"]);
   expect(found("a car <lora:wo")).toEqual(["woodcut"]);
   expect(found("a car __")).toEqual(["colours"]);
   expect(found("a (")).toEqual(["More weight"]);

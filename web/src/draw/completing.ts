@@ -19,7 +19,7 @@ const MOST = 8;
 export function askedAt(text: string, caret: number, words: boolean): Asked | null {
   const before = text.slice(0, caret);
   const tag = /<([^<>\s,]*)$/.exec(before);
-  if (tag) return { from: tag.index, typed: (tag[1] ?? "").replace(/^(lora|lyco):/i, ""), kind: "adapter" };
+  if (tag) return { from: tag.index, typed: nameIn(tag[1] ?? ""), kind: "adapter" };
   const wildcard = /__([\p{L}\p{N}/-]*)$/u.exec(before);
   // The second pair of underscores closes a wildcard; an odd number of pairs is open.
   if (wildcard && before.split("__").length % 2 === 0) {
@@ -31,6 +31,12 @@ export function askedAt(text: string, caret: number, words: boolean): Asked | nu
   if (words && word && !/[\p{L}\p{N}]/u.test(text.charAt(caret)))
     return { from: word.index, typed: word[0], kind: "word" };
   return null;
+}
+
+/** What was typed of a name behind `<`; nothing while its kind is typed, as in `<lor`. */
+function nameIn(tag: string): string {
+  if (["lora:", "lyco:"].some((kind) => kind.startsWith(tag.toLowerCase()))) return "";
+  return tag.replace(/^(lora|lyco):/i, "");
 }
 
 /** The best of what fits, first what begins with what was typed. */

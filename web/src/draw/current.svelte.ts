@@ -20,7 +20,10 @@ export const current = {
   },
 };
 
-/** Jobs that belong here, newest first: not those of a sheet, which has a view of its own. */
+/** Jobs that belong here, newest first: not those of a sheet, which has a view of its own, and no drafts but the last. */
 export function shown(): SeenJob[] {
-  return jobs.list.filter((one) => one.job.batch === null && one.job.metadata["page"] !== "change");
+  return jobs.list.filter(({ job }) => {
+    if (job.batch !== null || job.metadata["page"] === "change") return false;
+    return job.metadata["page"] !== "draft" || job.id === id;
+  });
 }

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { moveElement, weigh } from "./weights";
+import { moveElement, named, weigh } from "./weights";
 
 /** Text with | at both ends of the selection, or once for a caret -> the text after a press, marked the same way. */
 function pressed(marked: string, up: boolean): string {
@@ -46,4 +46,12 @@ test("an element between commas moves past its neighbour, with the selection", (
   expect(edit && edit.by.slice(edit.start, edit.end)).toBe("red");
   expect(moveElement(text, 1, -1)).toBeNull();
   expect(moveElement(text, 17, 1)).toBeNull();
+});
+
+test("the LoRA that a prompt names have names, weights and places", () => {
+  expect(named("a car <lora:comic:0.5>, <LYCO:wood cut>")).toEqual([
+    { name: "comic", weight: 0.5, from: 6, to: 22 },
+    { name: "wood cut", weight: 1, from: 24, to: 39 },
+  ]);
+  expect(named("a <b> <lora:> (lora:x:1)")).toEqual([]);
 });

@@ -39,6 +39,26 @@ export function weigh(text: string, start: number, end: number, up: boolean): Ed
   return { from, to, by, start: from + 1, end: from + 1 + inner.length };
 }
 
+/** A LoRA that a prompt names. */
+export interface Named {
+  name: string;
+  weight: number;
+  from: number;
+  to: number;
+}
+
+/** The LoRA that a prompt names, in their order. */
+export function named(text: string): Named[] {
+  return [...text.matchAll(TAG)]
+    .filter((tag) => tag[1]?.toLowerCase() !== "hypernet")
+    .map((tag) => ({
+      name: (tag[2] ?? "").trim(),
+      weight: Number(tag[3] ?? 1),
+      from: tag.index,
+      to: tag.index + tag[0].length,
+    }));
+}
+
 /** `(inner:1.2)` around or at a selection, or null. */
 function groupAround(
   text: string,

@@ -25,6 +25,10 @@ export interface Card {
   readonly sha256: string | null;
   readonly bytes: number;
   readonly triggers: readonly string[];
+  /** What its author sorted it under. */
+  readonly tags: readonly string[];
+  /** When it came into the library; null for what is built in. */
+  readonly added: string | null;
   readonly thumbnail: string | null;
   readonly metadata: Readonly<Record<string, string>>;
   readonly builtin: boolean;
@@ -48,6 +52,11 @@ function cardOf(one: Model | Adapter, kind: CardKind): Card {
     sha256: one.sha256,
     bytes: one.size_bytes,
     triggers: one.trigger_words,
+    tags: (one.metadata["modelspec.tags"] ?? "")
+      .split(",")
+      .map((tag) => tag.trim())
+      .filter(Boolean),
+    added: one.added_at,
     thumbnail: one.thumbnail_url,
     metadata: one.metadata,
     builtin: one.builtin,
@@ -69,11 +78,29 @@ export function found(cards: readonly Card[], words: string, kind: CardKind | "a
       card.description,
       card.sha256 ?? "",
       ...card.triggers,
+      ...card.tags,
     ]
       .join("\n")
       .toLocaleLowerCase();
     return wanted.every((word) => text.includes(word));
   });
+}
+
+export type Order = "kind" | "used" | "added" | "name";
+
+/** Cards in another order, those that say nothing about it at the end. `used`: when each was last drawn with. */
+export function ordered(
+  cards: readonly Card[],
+  order: Order,
+  used: Readonly<Record<string, number>>,
+): Card[] {
+  const of = {
+    kind: () => 0,
+    name: (a: Card, b: Card) => a.name.localeCompare(b.name, undefined, { numeric: true }),
+    added: (a: Card, b: Card) => (b.added ?? "").localeCompare(a.added ?? ""),
+    used: (a: Card, b: Card) => (used[b.name] ?? 0) - (used[a.name] ?? 0),
+  };
+  return [...cards].sort(of[order]);
 }
 
 /** A prompt with one thing more at its end, unless it is there already. */

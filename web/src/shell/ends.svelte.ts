@@ -7,7 +7,7 @@ import { tellError } from "../state/notices.svelte";
 import { Problem } from "../api";
 import { settings } from "../state/settings.svelte";
 import { draw } from "../text/draw";
-import { go } from "./routes.svelte";
+import { go } from "./routes";
 import { say } from "./live.svelte";
 
 const RECENT = 600_000; // milliseconds
@@ -32,7 +32,7 @@ export function watchEnds(): void {
     for (const { job } of jobs.list) {
       const before = states.get(job.id);
       states.set(job.id, job.status);
-      if (!isFinal(job.status) || before === job.status) continue;
+      if (!isFinal(job.status) || before === job.status || job.metadata["page"] === "draft") continue;
       untrack(() => {
         // Of a sheet, whose view shows each, one failure is told. A browser that is new here is told no old ones.
         const name = job.batch ?? job.id;

@@ -1,30 +1,55 @@
-// Keys: every view says which it has, and the list of keys (?) shows them all, so that it is complete by itself.
+// Keys: every view says which it has, and the list of keys (?) shows them all, so that it is complete by itself. Whoever
+// wants others chooses them there; they are kept by the browser.
 
 import { untrack } from "svelte";
 
 import { language } from "../text/index.svelte";
 
 export interface Shortcut {
-  /** As in "Mod+Enter", "Escape", "]", "Shift+D". Mod is Ctrl, or Cmd on a Mac. */
+  /** As in "Mod+Enter", "Escape", "]", "Shift+D"; other ways to the same behind a space. Mod is Ctrl, or Cmd on a Mac.
+   * With the name of its group it is also the name under which another key is kept, so it is once in a group. */
   keys: string;
   /** What it does, in the user's language. */
   label: () => string;
   run: (event: KeyboardEvent) => void;
   /** Also works while typing in a field. Those with Mod do by default. */
   typing?: boolean;
-  /** Only shown in the list: the element that has the focus handles it. */
+  /** Only shown in the list: the element that has the focus handles it, with `isPressed`. */
   shown?: boolean;
+  /** Cannot be another, as what every program has: Escape, and arrows that move. */
+  fixed?: boolean;
   /** Whether it works now. */
   when?: () => boolean;
 }
 
 export interface ShortcutGroup {
+  /** Of the view, as in its address. */
+  name: string;
   title: () => string;
   shortcuts: Shortcut[];
 }
 
 let groups = $state.raw<ShortcutGroup[]>([]);
+const PLACE = "gesso.keys";
+let chosen = $state.raw<Record<string, string>>(load()); // "draw:Mod+Enter" -> "Mod+d"
 let single = $state(localStorage.getItem("gesso.single-keys") !== "off");
+
+function load(): Record<string, string> {
+  try {
+    const saved: unknown = JSON.parse(localStorage.getItem(PLACE) ?? "{}");
+    const pairs = saved !== null && typeof saved === "object" ? Object.entries(saved) : [];
+    return Object.fromEntries(pairs.filter((pair): pair is [string, string] => typeof pair[1] === "string"));
+  } catch {
+    return {};
+  }
+}
+window.addEventListener("storage", (event) => {
+  if (event.key === PLACE) chosen = load();
+});
+function keep(next: Record<string, string>): void {
+  chosen = next;
+  localStorage.setItem(PLACE, JSON.stringify(next));
+}
 
 export const isMac = /Mac|iP(hone|ad)/.test(navigator.platform);
 
@@ -40,7 +65,48 @@ export const shortcuts = {
     single = value;
     localStorage.setItem("gesso.single-keys", value ? "on" : "off");
   },
+  /** Whether any key is another than it was made. */
+  get isChanged(): boolean {
+    return Object.keys(chosen).length > 0;
+  },
+  reset(): void {
+    keep({});
+  },
 };
+
+// ---- other keys ------------------------------------------------------------------------------------------------------
+
+const idOf = (group: ShortcutGroup, one: Shortcut): string => `${group.name}:${one.keys}`;
+
+/** The keys of a shortcut as they are now, by its group and those that it was made with; "" for none. */
+export const keysOf = (group: string, keys: string): string => chosen[`${group}:${keys}`] ?? keys;
+
+/** What works now besides a shortcut and has one of these keys. */
+export function clashing(group: ShortcutGroup, one: Shortcut, keys: string): Shortcut[] {
+  const wanted = keys.split(" ").filter(Boolean);
+  return groups.flatMap((other) =>
+    other.shortcuts.filter(
+      (each) =>
+        idOf(other, each) !== idOf(group, one) &&
+        keysOf(other.name, each.keys)
+          .split(" ")
+          .some((key) => wanted.includes(key)),
+    ),
+  );
+}
+
+/** Give a shortcut other keys: "" for none, null for those that it was made with. */
+export function assign(group: ShortcutGroup, one: Shortcut, keys: string | null): void {
+  const { [idOf(group, one)]: _, ...others } = chosen;
+  keep(keys === null || keys === one.keys ? others : { ...others, [idOf(group, one)]: keys });
+}
+
+/** Keys that browsers do not let go: new and closed tabs and windows. */
+export const isBrowsers = (keys: string): boolean => /^Mod\+(Shift\+)?[twnq]$|^F(5|11|12)$/.test(keys);
+
+/** Whether an event is the key of a shortcut that an element handles itself. */
+export const isPressed = (event: KeyboardEvent, group: string, keys: string): boolean =>
+  keysOf(group, keys).split(" ").includes(nameOf(event));
 
 /** Have keys while a component is there: call it in the component's script. */
 export function useKeys(group: ShortcutGroup): void {
@@ -63,11 +129,11 @@ export function handleKey(event: KeyboardEvent): void {
   const inSheet = event.target instanceof Element && event.target.closest("dialog") !== null;
   for (const group of [...groups].reverse()) {
     for (const one of group.shortcuts) {
-      if (one.shown || !one.keys.split(" ").includes(name) || one.when?.() === false) continue;
-      const withMod = one.keys.startsWith("Mod+");
-      if (isTyping && !(one.typing ?? withMod)) continue;
+      if (one.shown || !isPressed(event, group.name, one.keys) || one.when?.() === false) continue;
+      const withMod = name.startsWith("Mod+");
+      if (isTyping && (writes(name) || !(one.typing ?? withMod))) continue;
       if (inSheet && !withMod) continue;
-      if (!withMod && !single && one.keys !== "Escape") continue;
+      if (!withMod && !single && name !== "Escape") continue;
       event.preventDefault();
       if (withMod) commit(event.target);
       one.run(event);
@@ -81,9 +147,15 @@ function commit(target: EventTarget | null): void {
   if (target instanceof HTMLInputElement) target.dispatchEvent(new Event("change", { bubbles: true }));
 }
 
-function nameOf(event: KeyboardEvent): string {
+/** Whether a key puts a character where one is typing. */
+const writes = (name: string): boolean => /^(Shift\+)?(.|Space|Enter|Backspace|Delete)$/u.test(name);
+
+/** The name of what is pressed; that of Shift is left out where it makes another character, as with "?". */
+export function nameOf(event: KeyboardEvent): string {
   const mod = isMac ? event.metaKey : event.ctrlKey;
-  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  // With Alt a Mac types other characters; what is printed on the key counts.
+  const letter = event.altKey ? /^Key([A-Z])$/.exec(event.code)?.[1] : undefined;
+  const key = letter?.toLowerCase() ?? (event.key.length === 1 ? event.key.toLowerCase() : event.key);
   const shift = event.shiftKey && (event.key.length > 1 || /[a-z]/.test(key));
   return `${mod ? "Mod+" : ""}${event.altKey ? "Alt+" : ""}${shift ? "Shift+" : ""}${key === " " ? "Space" : key}`;
 }
@@ -106,5 +178,6 @@ export function printed(keys: string): string[] {
     : { Mod: "Ctrl", ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→", ...german };
   return (keys.split(" ")[0] ?? "")
     .split(/\+(?=.)/)
+    .filter(Boolean)
     .map((one) => names[one] ?? (one.length === 1 ? one.toUpperCase() : one));
 }

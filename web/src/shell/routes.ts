@@ -1,1 +1,1 @@
-export { go, here, type Place } from "./routes.svelte";
+export { go, here, placeOf } from "./routes.svelte";

@@ -1,13 +1,21 @@
-// The views, each loaded when it is first gone to. A view gets `id`, the part of the address behind its name.
+// The views, each loaded when it is first gone to.
 
 import type { Component } from "svelte";
 import type { IconName } from "../parts/Icon.svelte";
 
-/** A view that has no parts takes no `id`. */
-type View = Component<{ id: string | null }> | Component<Record<string, never>>;
+/** What a view may ask for: `id`, the part of the address behind its name, and `query`, what stands behind its `?`. */
+interface Given {
+  id: string | null;
+  query: URLSearchParams;
+}
+export type View = Component<Given>;
+/** A view asks for what it needs of that. */
+type Some =
+  View | Component<Pick<Given, "id">> | Component<Pick<Given, "query">> | Component<Record<string, never>>;
 
-export const VIEWS: Record<string, () => Promise<{ default: View }>> = {
+export const VIEWS: Record<string, () => Promise<{ default: Some }>> = {
   draw: () => import("../draw/Draw.svelte"),
+  simple: () => import("../draw/Simple.svelte"),
   change: () => import("../canvas/Change.svelte"),
   library: () => import("../gallery/Library.svelte"),
   picture: () => import("../gallery/Picture.svelte"),

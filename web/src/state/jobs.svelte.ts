@@ -19,6 +19,7 @@ import { access } from "../api/key.svelte";
 import { isFinal } from "../api/events";
 import type { paths } from "../api/schema";
 import { changed, heard, onChanged } from "./tabs";
+import { markUsed } from "./used";
 
 export { isFinal };
 
@@ -85,6 +86,7 @@ export const jobs = {
   /** Submit a job. Throws `Problem`. */
   async submit(body: JobBody): Promise<Job> {
     const job = await submit(body);
+    markUsed([job.model, ...namesIn(job.request)]);
     see(job);
     changed("jobs");
     look(0);
@@ -196,6 +198,16 @@ function see(told: ToldJob | Job): void {
   const one = byId[job.id] as SeenJob;
   if (job.status === "running") tick(one, job.progress.value);
   if (isFinal(job.status)) one.previews = {};
+}
+
+/** Adapters that a request names. */
+function namesIn(request: Job["request"]): string[] {
+  const tags = (request.prompt ?? "").matchAll(/<(?:lora|lyco):([^:<>]+)/gi);
+  return [
+    ...[...tags].map((tag) => (tag[1] ?? "").trim()),
+    ...(request.loras ?? []).map((one) => one.name),
+    ...(request.controls ?? []).map((one) => one.model),
+  ];
 }
 
 const newer = (a?: SeenJob, b?: SeenJob): number =>

@@ -29,6 +29,11 @@ export const server = {
   model(name: string): Model | undefined {
     return models.find((one) => one.name === name);
   },
+  /** Whether a model draws small pictures alone, and is out of its depth beyond them. */
+  isSmall(name: string): boolean {
+    const defaults = server.model(name)?.defaults;
+    return defaults !== undefined && defaults.width * defaults.height <= 256 * 256;
+  },
   /** Ask anew. Throws `Problem`. */
   async read(): Promise<void> {
     const [m, a, s, t] = await Promise.all([

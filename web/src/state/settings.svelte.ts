@@ -9,10 +9,12 @@ interface Settings {
   /** Whether a sound or a notification tells that pictures are ready while the page is not in view. */
   notify: boolean;
   format: "png" | "jpeg" | "webp";
+  /** Whether Draw makes drafts while one writes. */
+  drafts: boolean;
 }
 
 const PLACE = "gesso.settings";
-const START: Settings = { theme: "auto", open: {}, notify: false, format: "png" };
+const START: Settings = { theme: "auto", open: {}, notify: false, format: "png", drafts: false };
 
 function load(): Settings {
   try {

@@ -63,3 +63,10 @@ export const moment = (text: string): string =>
 /** A time of the API as a day. */
 export const day = (text: string): string =>
   new Date(text).toLocaleDateString(current, { dateStyle: "medium" });
+
+/** A time of the API as a month, short. */
+export const month = (text: string): string =>
+  new Date(text).toLocaleDateString(current, { month: "short", year: "2-digit" });
+
+/** A time of the API as a year. */
+export const year = (text: string): string => new Date(text).toLocaleDateString(current, { year: "numeric" });

@@ -1,0 +1,1 @@
+"""gesso's own HTTP API: routes, schemas, the guard in front of them, events, webhooks. Imports no torch."""

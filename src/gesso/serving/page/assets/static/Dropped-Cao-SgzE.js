@@ -1,1 +1,0 @@
-import{Ot as e,kt as t,mt as n}from"./index.svelte-DLiiCOs5.js";import{c as r,l as i}from"./index-DDghLG5S.js";import"./routes-DZHe-SHl.js";import{a,r as o}from"./importing.svelte-BRY13EEj.js";function s(s,c){t(c,!0),n(()=>{for(let e of c.files.filter(a))o(e);i.view!==`models`&&r(`#/models`),c.onclose()}),e()}export{s as default};

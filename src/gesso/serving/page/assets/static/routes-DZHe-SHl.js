@@ -1,1 +1,0 @@
-import"./index-DDghLG5S.js";

@@ -1,0 +1,1 @@
+"""Surfaces: the server in the words of OpenAI, AUTOMATIC1111 and ComfyUI, for their clients as they are."""

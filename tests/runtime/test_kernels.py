@@ -1,0 +1,208 @@
+"""Own attention beside torch's, and packed weights beside plain ones."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gesso.families.loading import load_parts
+from gesso.runtime.engine import Engine
+from gesso.runtime.kernels import attention, can_pack, cpu_kernels, has_kernels, is_packable, packed_of
+from gesso.runtime.residency import Component
+from tiny_models import save_tiny_mini
+
+CPU = torch.device("cpu")
+own = pytest.mark.skipif(not has_kernels(), reason="no kernel: not compiled, or a processor without AVX512-BF16")
+packs = pytest.mark.skipif(not can_pack(), reason="torch packs no weights in bfloat16 on this processor")
+
+
+def heads(*shape: int, seed: int, by: float = 1.0) -> Tensor:
+    """[B, H, N, D] as a linear layer leaves it: [B, N, H D] in memory."""
+    B, H, N, D = shape
+    numbers = torch.randn(B, N, H * D, generator=torch.Generator().manual_seed(seed)) * by
+    return numbers.bfloat16().unflatten(2, (H, D)).transpose(1, 2)
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    return float(((found.float() - expected).norm() / expected.norm()).item())
+
+
+@own
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (2, 8, 256, 256, 40),
+        (1, 3, 37, 150, 24),  # no multiple of anything
+        (2, 2, 12, 77, 40),
+        (1, 5, 130, 129, 64),
+        (1, 2, 100, 200, 80),
+        (1, 2, 64, 64, 160),
+        (1, 1, 60, 70, 512),
+        (1, 1, 1, 1, 2),
+        (2, 3, 7, 300, 130),  # nine vectors: a group of four, of four and of one
+    ],
+)
+def test_the_kernel_is_as_close_to_float32_as_torch(sizes: tuple[int, ...]):
+    B, H, N, L, D = sizes
+    q, k, v = heads(B, H, N, D, seed=0, by=2), heads(B, H, L, D, seed=1), heads(B, H, L, D, seed=2)
+    expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    found = attention(q, k, v)
+    assert found is not None
+    assert found.shape == expected.shape
+    assert found.transpose(1, 2).is_contiguous()
+    theirs = distance(F.scaled_dot_product_attention(q, k, v), expected)
+    assert distance(found, expected) < max(1.4 * theirs, 2e-3)  # two roundings to 8 bits, in another order
+    scaled = attention(q, k, v, 0.5)
+    assert scaled is not None
+    assert distance(scaled, F.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=0.5)) < 4e-3
+
+
+@own
+def test_a_row_is_the_same_alone_and_with_any_threads():
+    q, k, v = (heads(3, 4, 50, 40, seed=seed) for seed in range(3))
+    together, threads = attention(q, k, v), torch.get_num_threads()
+    assert together is not None
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            alone = [attention(*(t[row : row + 1] for t in (q, k, v))) for row in range(3)]
+            assert torch.equal(torch.cat(alone), together)
+            few = attention(q[:, :, 20:23], k, v)
+            assert few is not None
+            assert torch.equal(few, together[:, :, 20:23])
+    finally:
+        torch.set_num_threads(threads)
+
+
+@own
+def test_scores_of_any_size_stay_finite():
+    for by in (1e-3, 30.0, 1e4):
+        q, k, v = heads(1, 2, 20, 40, seed=0, by=by), heads(1, 2, 300, 40, seed=1, by=by), heads(1, 2, 300, 40, seed=2)
+        found = attention(q, k, v)
+        assert found is not None
+        expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
+        assert distance(found.double(), expected) < 4e-3
+    rising = heads(1, 1, 1, 16, seed=0)
+    keys = torch.linspace(-50, 50, 400)[None, None, :, None] * rising  # the maximum moves with every block
+    found = attention(rising, keys.bfloat16(), heads(1, 1, 400, 16, seed=1))
+    assert found is not None
+    assert bool(found.isfinite().all())
+
+
+@own
+def test_a_value_that_is_not_finite_is_not_hidden():
+    q, k, v = (heads(1, 1, 40, 16, seed=seed) for seed in range(3))
+    for bad in (float("nan"), float("inf")):
+        for tensor in (q, k, v):
+            kept = tensor[0, 0, 3, 5].clone()
+            tensor[0, 0, 3, 5] = bad
+            found = attention(q, k, v)
+            assert found is not None
+            assert not bool(found.isfinite().all()), bad
+            tensor[0, 0, 3, 5] = kept
+
+
+@own
+def test_what_the_kernel_cannot_is_torchs():
+    q, k, v = (heads(1, 8, 256, 64, seed=seed) for seed in range(3))
+    odd = q[..., :63]
+    assert attention(q.float(), k.float(), v.float()) is None
+    assert attention(odd, odd, odd) is None
+    assert attention(q, k[:, :, :0], v[:, :, :0]) is None
+    assert attention(q, k, v[:, :, 1:]) is None
+    mask = torch.ones(256, 256, dtype=torch.bool).tril()
+    with cpu_kernels():
+        assert not torch.equal(F.scaled_dot_product_attention(q, k, v), F.scaled_dot_product_attention(q, k, v, mask))
+        causal = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    assert torch.equal(causal, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+
+class Layers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 12, 3, padding=1)
+        self.halved = nn.Conv2d(12, 16, 3, stride=2, padding=1)
+        self.skip = nn.Conv2d(16, 20, 1)
+        self.linear = nn.Linear(20, 24)
+        self.bare = nn.Linear(24, 4, bias=False)
+        self.table = nn.Embedding(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.skip(self.halved(self.conv(x)))
+        return self.bare(self.linear(x.flatten(2).transpose(1, 2))) + self.table.weight[0]
+
+
+@packs
+def test_packed_weights_give_the_same_bits_and_are_in_memory_once():
+    torch.manual_seed(0)
+    network = Layers().half().requires_grad_(False)
+    component = Component("unet", network, CPU, "x")
+    stored = {name: param.data_ptr() for name, param in network.named_parameters()}
+    inputs = [torch.randn(n, 8, h, w).bfloat16() for n, h, w in ((2, 16, 16), (1, 9, 20), (3, 5, 4))]
+    with torch.inference_mode():
+        component.onload(torch.bfloat16)
+        expected = [network(x.to(memory_format=torch.channels_last)) for x in inputs]
+        component.onload(torch.bfloat16, packed=True)
+        assert component.is_packed
+        with cpu_kernels():
+            for x, plain in zip(inputs, expected, strict=True):
+                assert torch.equal(network(x.to(memory_format=torch.channels_last)), plain)
+                assert torch.equal(network(x), plain)
+                features = network.skip(network.halved(network.conv(x)))
+                assert features.is_contiguous(memory_format=torch.channels_last)
+        for name, param in network.named_parameters():
+            packed = name.endswith("weight") and is_packable(network.get_submodule(name.rpartition(".")[0]))
+            assert (packed_of(param, torch.bfloat16) is not None) == packed, name
+            assert (param.data_ptr() == stored[name]) == packed, name  # no plain copy beside the packed one
+        component.onload(torch.bfloat16)
+        assert not component.is_packed
+        assert torch.equal(network(inputs[0].to(memory_format=torch.channels_last)), expected[0])
+    component.offload()
+    assert all(packed_of(param, torch.bfloat16) is None for param in network.parameters())
+
+
+@packs
+def test_a_weight_that_was_replaced_is_taken_as_it_is():
+    """As merged adapters do it."""
+    network = nn.Sequential(nn.Linear(8, 8)).requires_grad_(False)
+    Component("unet", network, CPU, "x").onload(torch.bfloat16, packed=True)
+    x, other = torch.randn(4, 8).bfloat16(), torch.randn(8, 8).bfloat16()
+    bias, original = network[0].bias, network[0].weight.data
+    with torch.inference_mode(), cpu_kernels():
+        before = network(x)
+        network[0].weight.data = other
+        assert torch.equal(network(x), F.linear(x, other, bias))
+        network[0].weight.data = original
+        assert torch.equal(network(x), before)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_mini(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@packs
+def test_an_engine_packs_in_bfloat16_alone(file: Path):
+    for dtype in ("float32", "bfloat16"):
+        engine = Engine("cpu", dtype)
+        model = engine.load(file)
+        packed = {name for name, component in model.residency.components.items() if component.is_packed}
+        assert packed == ({"unet", "vae"} if dtype == "bfloat16" else set())
+        said = engine.environment(model).device
+        assert said.endswith(" gesso-kernels") == (dtype == "bfloat16" and has_kernels())
+
+
+@packs
+def test_a_packed_model_decodes_to_the_bits_of_a_plain_one(file: Path):
+    model = Engine("cpu", "bfloat16").load(file)
+    plain = load_parts(file, dtype=torch.bfloat16).vae.to(memory_format=torch.channels_last)
+    latents = torch.randn(1, model.family.vae.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = plain.decode(latents.bfloat16().to(memory_format=torch.channels_last))
+        assert torch.equal(model.decode(latents), expected)
+    again = model.in_float32("vae")
+    with torch.inference_mode():
+        assert again.decode(latents).dtype == torch.float32
+        assert torch.equal(model.decode(latents), expected)
