@@ -63,6 +63,8 @@ PARSED_ONLY = {
     "<lora:ink:0.8>": "a LoRA in the user's library",
     "--lora grain": "a LoRA in the user's library",
     "--control canny.safetensors": "a ControlNet for Stable Diffusion",
+    "--control lines.safetensors": "a ControlNet of the user's own",
+    "--lora fast.safetensors": "a LoRA that was trained from the user's own model",
     "--control edges.safetensors": "a ControlNet of the user's own",
     "ip-adapter_sd15.safetensors": "an IP-Adapter and its image encoder",
     "4x-UltraSharp": "an upscaler network of the user's own",

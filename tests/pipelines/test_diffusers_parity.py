@@ -404,7 +404,8 @@ With the preset `diffusers`, gesso departs with it; with the preset `gesso` it d
 - **What a `scheduler_config.json` asks for and gesso lacks** is an error that names the setting, with the preset
   `diffusers` only: thresholding, DPM-Solver in noise, singlestep and EDM schedulers, `log_linear`, continuous
   timesteps, learned variance, clipped lambdas; and `clip_sample` outside SD 1 and 2, whose pipelines switch it off
-  themselves. Where no file says `set_alpha_to_one`, it is false for DDIM, as in the published files.
+  themselves. Of a single file, which has no scheduler's file, `set_alpha_to_one` is false for DDIM, as in the published
+  folders.
 - **"!" in a prompt** of SD 2, SDXL, its refiner and the x4 upscaler: their files name it as the padding, so that the
   tokenizer of transformers reads it as the control token 0; gesso reads words of a prompt as words, 256, as
   `split_special_tokens=True` does there and as A1111 and ComfyUI do. Such a picture is 0.24 to 0.57 away.

@@ -163,8 +163,8 @@ def test_a_queue_that_was_full_a_moment_ago_is_not_asked_again(tmp_path: Path, m
         assert [answer.status_code for answer in accepted] == [202, 202]
         problem(asking.post("/v1/jobs", json=tiny()), 429, "queue_full")
         asked: list[object] = []
-        submit_all = made.store.submit_all
-        monkeypatch.setattr(made.store, "submit_all", lambda new: asked.append(new) or submit_all(new))
+        submit_each = made.store.submit_each
+        monkeypatch.setattr(made.store, "submit_each", lambda new: asked.append(new) or submit_each(new))
         refused = asking.post("/v1/jobs", json=tiny())
         problem(refused, 429, "queue_full")
         assert int(refused.headers["retry-after"]) >= 1 and asked == []

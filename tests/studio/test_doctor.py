@@ -93,7 +93,7 @@ def test_the_libraries_are_those_that_gesso_needs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = {re.split(r"[^\w-]", one)[0] for one in project["dependencies"]}
     assert names == {"torch", *room.CORE}  # torch has a check of its own
-    assert {extra.name for extra in EXTRAS} == project["optional-dependencies"].keys() - {"docs", "dev"}
+    assert {extra.name for extra in EXTRAS} == project["optional-dependencies"].keys() - {"docs", "dev", "peers"}
 
 
 def test_folders(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from gesso.errors import GessoError
+from gesso.tuning.judging import with_samples
 from gesso.tuning.settings import PRESETS, TuningSettings, completed, preset_for, read_settings, to_toml
 from tiny_models import tiny_family
 from tiny_sd import TINY_SD
@@ -22,7 +23,7 @@ def test_there_and_back(tmp_path):
     )
     (tmp_path / "my.toml").write_text(to_toml(settings), encoding="utf-8")
     assert TuningSettings(**read_settings(tmp_path / "my.toml")) == settings
-    whole = completed(replace(settings, preset="cpu"), TINY_SD, 5)
+    whole = with_samples(completed(replace(settings, preset="cpu"), TINY_SD, 5), is_mini=False, on_cpu=True)
     (tmp_path / "my.toml").write_text(to_toml(whole), encoding="utf-8")
     assert TuningSettings(**read_settings(tmp_path / "my.toml")) == whole
     assert None not in asdict(whole).values()

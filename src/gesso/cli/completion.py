@@ -400,7 +400,7 @@ _VALUES: Mapping[str, tuple[str, Callable[[Given], Iterable[Word]]]] = MappingPr
         "to FORMAT": (WORDS, _fixed("kohya", "peft")),
         "recipe": (WORDS, _fixed("cpu", "gpu")),
         "fit": (WORDS, _fixed("auto", "cpu", "8gb", "12gb", "24gb")),
-        "optimizer": (WORDS, _fixed("adamw", "muon")),
+        "optimizer": (WORDS, _fixed("adamw", "muon", "adafactor", "lion", "prodigy", "schedulefree", "adamw8bit")),
         "timesteps": (WORDS, _fixed("uniform", "sigmoid", "logit-normal")),
         "precision": (WORDS, _fixed("auto", "float32", "bfloat16")),
         "base": (WORDS, _fixed("auto", "float32", "bfloat16")),

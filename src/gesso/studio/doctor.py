@@ -46,6 +46,13 @@ EXTRAS = (
     Extra(name="postgres", module="psycopg", package="psycopg", about="a queue in PostgreSQL (gesso serve)"),
     Extra(name="objects", module="obstore", package="obstore", about="pictures in object storage (gesso serve)"),
     Extra(name="otel", module="opentelemetry", package="opentelemetry-sdk", about="traces (gesso serve)"),
+    Extra(
+        name="optimizers",
+        module="pytorch_optimizer",
+        package="pytorch-optimizer",
+        about="further optimisers (gesso train lora --optimizer prodigy)",
+    ),
+    Extra(name="eight-bit", module="bitsandbytes", package="bitsandbytes", about="--optimizer adamw8bit"),
     Extra(name="parquet", module="pyarrow", package="pyarrow", about="pictures in Parquet tables (gesso train lora)"),
     Extra(name="tensorboard", module="tensorboard", package="tensorboard", about="a training's log (--tensorboard)"),
     Extra(name="sscd", module="onnxruntime", package="onnxruntime", about="SSCD for the check for copies (--sscd)"),
