@@ -159,10 +159,7 @@ def test_an_option_that_does_not_exist(typed: str, expected: str | None, capsys:
         (["--steps", "4", "a cat"], "Options follow a command: gesso generate PROMPT --steps"),
         (["models", "list", "--kidn", "lora"], "Did you mean --kind?"),
         (["models", "lst"], "`gesso models` has no command 'lst'. Did you mean `gesso models list`?"),
-        (
-            ["train", "foo"],
-            "Commands: default-model, export, lora, full, dreambooth, embedding, controlnet, distil, verdict, style, edges, atlas",
-        ),
+        (["train", "foo"], "Commands: default-model, export, lora, full, dreambooth, embedding, controlnet, distil"),
         (["generate", "cat", "--sampler"], "--sampler needs a value: --sampler NAME"),
         (["generate", "cat", "--json=1"], "--json takes no value"),
         (["generate", "cat", "--threads", "0"], "--threads is 0, expected 1 to 1024"),
