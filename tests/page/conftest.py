@@ -1,4 +1,4 @@
-"""What the tests of the page share: one real server and one browser a process, a tab a test."""
+"""What the tests of the page share: one real server a process, one browser a file, a tab a test."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ def own_server(tmp_path: Path) -> Iterator[PageServer]:
         made.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright's event loop runs until it ends, and other tests could start none
 def browser() -> Iterator[Any]:
     """Chromium, without a window."""
     if CHROMIUM is None:

@@ -59,6 +59,7 @@ def furnish(server: PageServer) -> dict[str, str]:
     server.api.post("/v1/images/changes", json={"images": pictures[2:5], "add_to": board["id"]})
     return {
         "draw": "draw",
+        "simple": "draw",
         "change": f"change/{pictures[1]}",
         "library": "library",
         "picture": f"picture/{last['outputs'][0]['id']}",
@@ -102,7 +103,17 @@ def example(tab: Tab) -> None:
     tab.page.locator('[data-plan="known"]').wait_for()
 
 
-BEFORE: dict[str, Callable[[Tab], None]] = {"change": paint, "compare": compare, "grids": example}
+def simple(tab: Tab) -> None:
+    """The page with one field that is made of the form."""
+    tab.button("Make a simple page of this").click()
+    sheet = tab.page.get_by_role("dialog")
+    sheet.get_by_label("What it is called", exact=True).fill("Cars at night")
+    sheet.get_by_label("Always added behind what is written", exact=True).fill(" on a black background")
+    tab.open(sheet.get_by_label("Its address", exact=True).input_value().partition("/#/")[2])
+    tab.field("What should it be?").fill("a red car")
+
+
+BEFORE: dict[str, Callable[[Tab], None]] = {"change": paint, "compare": compare, "grids": example, "simple": simple}
 
 
 def take(server: PageServer, browser: Any, folder: Path, name: str, route: str) -> None:

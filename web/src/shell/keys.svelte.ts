@@ -126,7 +126,7 @@ export function handleKey(event: KeyboardEvent): void {
   if (event.defaultPrevented || event.isComposing) return;
   const name = nameOf(event);
   const isTyping = event.target instanceof Element && event.target.closest(TYPING) !== null;
-  const inSheet = event.target instanceof Element && event.target.closest("dialog") !== null;
+  const inSheet = event.target instanceof Element && event.target.closest("dialog[open]") !== null;
   for (const group of [...groups].reverse()) {
     for (const one of group.shortcuts) {
       if (one.shown || !isPressed(event, group.name, one.keys) || one.when?.() === false) continue;
