@@ -1,6 +1,8 @@
 """Every optimiser: it learns, goes on with the same bits, and says what to install."""
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,6 @@ import torch
 
 from gesso.errors import GessoError
 from gesso.training.loop import averaged, load_state
-from gesso.tuning import optimizers
 from gesso.tuning.estimate import estimate
 from gesso.tuning.optimizers import PACKAGED, make_optimizer
 from gesso.tuning.run import TuningRun
@@ -85,9 +86,16 @@ def test_a_package_that_is_missing_is_named(root: Path, tmp_path: Path, monkeypa
             raise ImportError(name)
         return real(name)
 
-    monkeypatch.setattr(optimizers.importlib, "import_module", without)
+    monkeypatch.setattr(importlib, "import_module", without)
     with pytest.raises(GessoError, match=r"`optimizer` lion: needs the package pytorch-optimizer.*gesso\[optimizers\]"):
         made(root, tmp_path, "lion")
+
+
+def test_what_a_package_misses_itself_is_not_told() -> None:
+    """bitsandbytes warns of kernels for GPUs that it would like."""
+    code = "from gesso.extras import import_extra; import_extra('bitsandbytes')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""
 
 
 @pytest.mark.parametrize("changes", [{"loraplus": 16.0}, {"block_rates": ("up=0.5",)}])

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 
 from gesso import __version__
 from gesso.errors import GessoError
-from gesso.extras import install_command
+from gesso.extras import import_extra, install_command
 from gesso.studio.check import Check, guarded
 from gesso.studio.home import library_folder, open_library, styles_file
 
@@ -136,7 +136,7 @@ def _package(extra: Extra) -> Check:
     install = install_command(extra.name)
     data = {"package": extra.package, "extra": extra.name, "version": None}
     try:
-        import_module(extra.module)
+        import_extra(extra.module)
     except ModuleNotFoundError as error:
         if error.name == extra.module:
             text = f"not installed; for {extra.about}"

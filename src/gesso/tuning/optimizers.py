@@ -5,7 +5,6 @@ Prodigy (Mishchenko & Defazio 2023, arXiv:2306.06101) and schedule-free AdamW (D
 bitsandbytes AdamW with moments of 8 bits (Dettmers et al. 2022, arXiv:2110.02861).
 """
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from gesso.errors import GessoError
-from gesso.extras import install_command
+from gesso.extras import import_extra, install_command
 from gesso.training.loop import Plan, optimizer_for
 
 
@@ -83,7 +82,7 @@ def check_installed(name: str) -> None:
 def _class_of(name: str) -> Any:
     row = PACKAGED[name]
     try:
-        return getattr(importlib.import_module(row.module), row.name)
+        return getattr(import_extra(row.module), row.name)
     except ImportError as error:
         package = row.module.partition(".")[0].replace("_", "-")
         raise GessoError(
