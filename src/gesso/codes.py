@@ -181,6 +181,8 @@ NOTICES: Mapping[str, str] = {
     "tensor_given": "The picture was drawn from a tensor that was passed in Python; its recipe alone cannot draw it.",
     "recomputed_in_float32": "A network overflowed its dtype and was computed again in float32.",
     "first_step_too_long": "The sampler's first step is too long.",
+    "deep_cache_left_out": "Deep features are not kept: a ControlNet or a T2I-Adapter changes them in each call.",
+    "guidance_until_left_out": "Guidance does not end early: it is off, or the sampler, AND or the model needs it.",
     "guidance_below_one": "The guidance scale is below 1, where the prompt counts less or not at all.",
     "guidance_too_high": "The guidance scale is far above what is usual, so the picture burns out.",
     # Settings of other tools, and recipes.

@@ -11,6 +11,7 @@ import torch
 from gesso.models.unet import UNet
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.request import TextToImageRequest
+from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.deep_features import DeepFeatures
 from gesso.runtime.engine import Engine
 from tiny_models import save_tiny_mini
@@ -72,7 +73,43 @@ def test_deep_levels_are_computed_in_every_nth_call(draw: TextToImage):
 def test_a_call_of_other_rows_computes_them_anew(draw: TextToImage):
     with rows_of_calls(draw) as calls:
         pixels(draw, deep_cache=3, guidance_until=1 / 3)
-    assert calls == [(2, True), (2, False), (1, True), (1, True), (1, False), (1, False)]
+    assert calls == [(2, True), (2, False), (1, True), (1, False), (1, False), (1, True)]
+
+
+def test_each_text_has_features_of_its_own(draw: TextToImage):
+    """Two texts by turns: each is computed once before it is kept."""
+    with rows_of_calls(draw) as calls:
+        pixels(draw, deep_cache=3, prompt="a [red|blue] car")
+    assert [whole for _, whole in calls] == [True, True, False, False, False, False]
+
+
+def test_features_of_one_conditioning_do_not_serve_another():
+    deep, z = DeepFeatures(3), torch.zeros(1, 4, 8, 8)
+    one, other = (Conditioning(context=torch.zeros(1, 2, 4)) for _ in range(2))
+    kept = deep.of_call(z, one)
+    kept[None] = [z]
+    assert deep.of_call(z, other) == {}
+    assert deep.of_call(z, one) is kept and deep.of_call(z, one) is kept
+    assert deep.of_call(z, one) == {}, "every third call computes them"
+    deep.of_call(z, one)[None] = [z]
+    assert deep.of_call(torch.zeros(1, 4, 8, 16), one) == {}, "of another size"
+    del other
+    assert len(deep._kept) == 1, "what no run asks for any more is let go"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"prompt": "a red car AND a blue car"}, "AND"),
+        ({"guidance_scale": 1.0}, "guidance 1"),
+        ({"sampler": "euler_cfg_pp", "guidance_scale": 1.0}, "every step"),
+    ],
+)
+def test_guidance_that_cannot_end_early_is_told(draw: TextToImage, changes: dict[str, object], why: str):
+    picture = next(iter(draw(request(guidance_until=0.5, **changes))))
+    told = [notice for notice in picture.notices if notice.code == "guidance_until_left_out"]
+    assert len(told) == 1 and why in told[0]
+    assert not [one for one in next(iter(draw(request(guidance_until=0.5)))).notices if one.field == "guidance_until"]
 
 
 def test_pictures_side_by_side_are_those_drawn_alone(draw: TextToImage):
@@ -88,8 +125,8 @@ def test_kept_features_of_the_same_input_give_the_same_output(draw: TextToImage)
     context, added = torch.ones(2, 16, 16), torch.ones(2, 16)
     with torch.inference_mode(), draw.model.using("unet"):
         whole = unet(x, t, context, added)
+        rows = Conditioning(context=context, added=added)
         for _ in range(2):
-            assert torch.equal(unet(x, t, context, added, deep=deep.of(x, slice(0, 2))), whole)
-            deep.count()
+            assert torch.equal(unet(x, t, context, added, deep=deep.of_call(x, rows).setdefault(0, [])), whole)
     with pytest.raises(ValueError, match="2 or more"):
         DeepFeatures(1)

@@ -7,6 +7,7 @@ Each has the interface of `gesso.diffusion.denoiser`, denoise(x, sigma) -> x0, a
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -119,16 +120,23 @@ class InstructPix2PixNetwork(GeneratorFunction):
     weights: tuple[float, ...] = (1.0,)
     separate: bool = False
 
+    @cached_property
+    def _unconds(self) -> Conditioning:
+        return Conditioning.cat(self.uncond, self.neither)
+
+    @cached_property
+    def _all(self) -> Conditioning:
+        return Conditioning.cat(self.cond, self._unconds)
+
     def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
         """z [B, ...], timestep [B] -> [B, ...] in the dtype of z. One call of the network, on 3B rows or more."""
         z, timestep = x, torch.as_tensor(level)
-        times, unconds = len(self.weights), Conditioning.cat(self.uncond, self.neither)
+        times = len(self.weights)
         if self.separate:
             prompts = yield from self._predict(z, timestep, self.cond, times)
-            unguided, neither = yield from self._predict(z, timestep, unconds, 2)
+            unguided, neither = yield from self._predict(z, timestep, self._unconds, 2)
         else:
-            both = Conditioning.cat(self.cond, unconds)
-            *prompts, unguided, neither = yield from self._predict(z, timestep, both, times + 2)
+            *prompts, unguided, neither = yield from self._predict(z, timestep, self._all, times + 2)
         cond = joined(prompts, unguided, self.weights)
         guided = neither + self.scale * (cond - unguided) + self.image_scale * (unguided - neither)
         return torch.stack([guided, unguided]) if uncond else guided

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gesso.diffusion.samplers import SAMPLERS
+from gesso.families.base import Family
 from gesso.families.encoding import PromptEmbeds, Reading, join_prompts, pad_chunks, zeros_like
 from gesso.notices import Notice
 from gesso.pipelines.adapters import Adapters
@@ -106,6 +107,7 @@ def encode_prompts(
         model, request, parsed or ParsedTexts(request), num_steps or request.num_steps, base_steps, adapters, given
     )
     prompt = texts.read("prompt")
+    prompt = replace(prompt, notices=prompt.notices + _guided_to_the_end(request, model.family, prompt))
     if model.family.takes_guidance_scale:
         if any(len(planned.prompts) > 1 for planned in prompt.plan):
             raise RequestError(
@@ -123,6 +125,25 @@ def encode_prompts(
         return texts.combined(prompt, None, prompt.notices + ((left_out,) if request.negative_prompt else ()))
     negative = texts.read("negative_prompt")
     return texts.combined(prompt, negative, prompt.notices + negative.notices)
+
+
+def _guided_to_the_end(request: ResolvedRequest, family: Family, prompt: "_Text") -> tuple[Notice, ...]:
+    """What to tell where `guidance_until` changes nothing."""
+    if request.guidance_until in (None, 1.0):
+        return ()
+    if family.takes_guidance_scale:
+        why = "this guidance-distilled model does without classifier-free guidance"
+    elif SAMPLERS[request.sampler].asks_uncond:
+        why = f"{SAMPLERS[request.sampler].label} asks for the negative prompt in every step"
+    elif request.source.guidance_scale is not None:
+        why = "guidance by text and picture (InstructPix2Pix) goes to the end"
+    elif prompt.is_joined:
+        why = "prompts that AND joins are guided to the end"
+    elif request.guidance_scale == 1:
+        why = "guidance 1 turns guidance off"
+    else:
+        return ()
+    return (Notice(f"`guidance_until` has no effect: {why}", code="guidance_until_left_out", field="guidance_until"),)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ from gesso.pictures.given import GivenPicture, as_hint, as_mask, as_picture, wit
 from gesso.pictures.picture_file import pixels_sha256
 from gesso.pictures.reading import mask_digest, notices_of, picture_digest
 from gesso.pipelines.adapters import Adapters, find_adapters, read_adapters
-from gesso.pipelines.controls import find_controls
+from gesso.pipelines.controls import Controls, find_controls
 from gesso.pipelines.defaults import defaults_for
 from gesso.pipelines.denoising import denoising, noise_source, variation_source
 from gesso.pipelines.framing import with_size
@@ -324,6 +324,7 @@ class TextToImage:
             notices=(
                 *notices_of(image, *control_images),
                 *guidance_notices(request, resolved, self.model.family),
+                *_whole_calls(resolved, controls),
                 *given.notices,
             ),
             given=given,
@@ -729,3 +730,11 @@ def _with_digest(request: TextToImageRequest, group: str, digest: str | None) ->
 
 
 _WORDS = {"source": "image", "mask": "mask"}
+
+
+def _whole_calls(resolved: ResolvedRequest, controls: Controls) -> tuple[Notice, ...]:
+    """What to tell where `deep_cache` changes nothing."""
+    if resolved.deep_cache is None or not controls.parts:
+        return ()
+    text = "`deep_cache` has no effect on calls with a ControlNet or a T2I-Adapter, which change the deep features"
+    return (Notice(text, code="deep_cache_left_out", field="deep_cache"),)

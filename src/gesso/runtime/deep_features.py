@@ -1,30 +1,43 @@
 """Deep features of a UNet, kept from call to call (DeepCache, Ma et al. 2024, arXiv:2312.00858)."""
 
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
 from torch import Tensor
+
+from gesso.runtime.conditioning import Conditioning
+
+
+@dataclass
+class _Kept:
+    """Of one conditioning.
+
+    shape  of the calls
+    parts  first row -> features of the call's part from there on, as `UNet.forward` takes them
+    """
+
+    shape: tuple[int, ...]
+    calls: int = 0
+    parts: dict[int | None, list[Tensor]] = field(default_factory=dict)
 
 
 class DeepFeatures:
     """What one run keeps: the deeper levels are computed in every `interval`-th call, and taken from the last between.
 
-    A call of other rows or another size than the last (guidance that ends, a second prompt) computes them anew.
+    Each conditioning has its own: features hold what the text says, so those of another prompt, or of the negative
+    prompt where it is called separately, would draw something else. A call of another size computes them anew.
     """
 
     def __init__(self, interval: int) -> None:
         if interval < 2:
             raise ValueError(f"interval {interval}: expected 2 or more")
         self.interval = interval
-        self._calls = 0
-        self._kept: dict[tuple[int | None, ...], list[Tensor]] = {}
+        self._kept: WeakKeyDictionary[Conditioning, _Kept] = WeakKeyDictionary()
 
-    def of(self, z: Tensor, rows: slice) -> list[Tensor]:
-        """The list for `UNet.forward`, for these rows of a call.  z: its input, [B, C, h, w]"""
-        key = (rows.start, *z.shape)
-        if self._calls % self.interval == 0:
-            self._kept.pop(key, None)
-        if key not in self._kept:
-            self._kept = {kept: tensors for kept, tensors in self._kept.items() if kept[2:] == key[2:]}
-        return self._kept.setdefault(key, [])
-
-    def count(self) -> None:
-        """A call, of all its rows, is over."""
-        self._calls += 1
+    def of_call(self, z: Tensor, conditioning: Conditioning) -> dict[int | None, list[Tensor]]:
+        """Begin a call: what it has for its parts.  z: its input, [B, C, h, w]; conditioning: the run's own object"""
+        kept = self._kept.get(conditioning)
+        if kept is None or kept.calls == self.interval or kept.shape != z.shape:
+            kept = self._kept[conditioning] = _Kept(tuple(z.shape))
+        kept.calls += 1
+        return kept.parts

@@ -253,6 +253,7 @@ class LoadedModel:
         deep              features that one run keeps from call to call
         """
         dtype = self.dtype("unet")
+        parts = deep.of_call(z, conditioning) if deep is not None else None
         conditioning = conditioning.to(dtype)
         if conditioning.concat is not None:
             z = torch.cat([z.to(conditioning.concat), conditioning.concat], dim=1)
@@ -260,11 +261,15 @@ class LoadedModel:
         at_once = self.plan.unet_rows if self.plan else len(z)
         with self.using("unet"), adapters or nullcontext():
             outputs = [
-                self._predict(z[rows], timestep[rows], conditioning.rows(rows), control_function, deep, rows)
+                self._predict(
+                    z[rows],
+                    timestep[rows],
+                    conditioning.rows(rows),
+                    control_function,
+                    parts.setdefault(rows.start, []) if parts is not None else None,
+                )
                 for rows in (slice(first, first + at_once) for first in range(0, len(z), at_once))
             ]
-        if deep is not None:
-            deep.count()
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _predict(
@@ -273,8 +278,7 @@ class LoadedModel:
         timestep: Tensor,
         conditioning: Conditioning,
         control_function: ControlFunction | None,
-        deep: DeepFeatures | None,
-        rows: slice,
+        deep: list[Tensor] | None,
     ) -> Tensor:
         latents = z[:, : self.family.vae.latent_channels]
         residuals = (
@@ -282,7 +286,7 @@ class LoadedModel:
         )
         more: dict[str, Any] = {} if conditioning.window is None else {"window": conditioning.window}
         if deep is not None and residuals.control is None and residuals.features is None:
-            more["deep"] = deep.of(z, rows)
+            more["deep"] = deep
         with ExitStack() as stack:
             for ip_adapter in residuals.ip_adapters:
                 stack.enter_context(ip_adapter)
