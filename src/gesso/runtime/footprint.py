@@ -85,7 +85,7 @@ class _Whole(TorchFunctionMode):
 def peak_nbytes(call: Callable[[], object], *, scores: bool = False) -> int:
     """The most bytes that tensors made by `call` take at once. All that it uses must be on the meta device."""
     # A command may have put off what torch needs for shapes without numbers; the name makes it whole.
-    assert import_module("torch._meta_registrations").activate_meta
+    _ = import_module("torch._meta_registrations").activate_meta
     with torch.no_grad(), _Live() as live, _Whole(scores=scores):
         call()
     return live.peak
