@@ -53,12 +53,12 @@ def save_model(path: Path, parts: ModelParts, about: Mapping[str, str], training
     write_safetensors(path, ldm_tensors(parts), metadata, hash_key="modelspec.hash_sha256")
 
 
-def check_fits(tensors: Mapping[str, Tensor]) -> None:
-    """Raises GessoError for a number that half precision cannot hold."""
+def check_fits(tensors: Mapping[str, Tensor], dtype: torch.dtype = DTYPE) -> None:
+    """Raises GessoError for a number that the file's type cannot hold."""
     for name, tensor in tensors.items():
-        if not bool(tensor.to(DTYPE).isfinite().all()):
+        if not bool(tensor.to(dtype).isfinite().all()):
             raise GessoError(
-                f"{name}: {float(tensor.abs().max()):g} does not fit into {DTYPE}; the training went astray. Lower the "
+                f"{name}: {float(tensor.abs().max()):g} does not fit into {dtype}; the training went astray. Lower the "
                 "learning rate",
                 code="overflow",
             )
