@@ -16,6 +16,7 @@ from gesso.runtime.engine import Engine
 from gesso.training.loop import load_average, load_state
 from gesso.tuning.class_pictures import draw_class_pictures
 from gesso.tuning.estimate import estimate
+from gesso.tuning.files import check_fits
 from gesso.tuning.learners import make_learner
 from gesso.tuning.run import TuningRun
 from gesso.tuning.settings import TuningSettings, completed, read_settings
@@ -229,3 +230,10 @@ def test_settings_of_a_kind_are_read_again(root: Path, tmp_path: Path) -> None:
     run.write(tmp_path / "teapot.safetensors")
     again = TuningSettings(**read_settings(tmp_path / "teapot.toml"))
     assert again == replace(run.settings, precision="float32")
+
+
+def test_numbers_that_half_precision_cannot_hold_are_named():
+    check_fits({"fine": torch.tensor([65504.0])})
+    with pytest.raises(GessoError, match=r"^unet\.conv_in\.weight: 70000 does not fit into torch\.float16") as error:
+        check_fits({"fine": torch.zeros(1), "unet.conv_in.weight": torch.tensor([1.0, -7e4])})
+    assert error.value.code == "overflow"

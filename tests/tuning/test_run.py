@@ -97,6 +97,7 @@ def test_a_finished_run_can_be_made_longer_and_written_again(root, tmp_path):
     longer = made(root, tmp_path, steps=5)
     assert not longer.is_done
     assert longer.train() and load_state(tmp_path / "run" / "last.pt")["step"] == 5
+    assert read_settings(tmp_path / "run" / "settings.toml")["steps"] == 5  # what a later file of it is written by
 
 
 @pytest.mark.parametrize(

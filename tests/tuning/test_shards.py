@@ -13,6 +13,7 @@ from PIL import Image
 from gesso.errors import GessoError
 from gesso.tuning import shards
 from gesso.tuning.dataset import DataSet, Defaults
+from gesso.tuning.marks import marks_of
 from gesso.tuning.reading import read_dataset
 from tuning.made import save_picture
 
@@ -67,6 +68,14 @@ def test_webdataset(name, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 1  # once, however often it is read
     with Image.open(found.examples[0].path) as image:
         assert image.size == (96, 96)
+
+
+def test_a_reservation_beside_a_shard_is_that_of_its_pictures(tmp_path):
+    path, rules = pack(tmp_path / "set" / "shard.tar", {"a.png": picture(1)}), tmp_path / "set" / "tdmrep.json"
+    for location, reserved in (("*", "TDM reservation in tdmrep.json"), ("/other*", "")):
+        rules.write_text(json.dumps([{"location": location, "tdm-reservation": 1}]))
+        found, rows = read(path.parent, tmp_path / "cache")
+        assert len(rows) == 1 and marks_of(found.examples[0].path).reserved == reserved
 
 
 @pytest.mark.parametrize(

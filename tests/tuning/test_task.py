@@ -158,6 +158,17 @@ def test_the_file_does_what_the_training_did(family, kind, tmp_path):
         assert (ours - before).abs().max() > 1e-3
 
 
+def test_a_lora_that_went_astray_is_not_written(tmp_path):
+    parts = double(TINY_SD)
+    factors = made_task(parts, found(["a"]), TuningSettings(rank=1)).learner.factors
+    with torch.no_grad():
+        next(factors.parameters()).fill_(1e6)
+    target = Target(TINY_SD.name, TINY_SD.layout, parts.networks)
+    with pytest.raises(GessoError, match=r"does not fit into torch\.float16; the training went astray"):
+        save_lora(tmp_path / "my.safetensors", factors.changes(), target, {"title": "my"})
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_class_is_held_to_what_it_is_without_the_lora():
     """The drift is the gap between the outputs with and without; nothing of captions that do not have the trigger."""
     settings = TuningSettings(rank=4, trigger="sks", preserve="dog", caption_dropout=0.0, prior_weight=0.5)

@@ -8,23 +8,13 @@ import typer
 
 from gesso.cli.targets import check_free
 from gesso.errors import GessoError
+from gesso.studio.home import resolve_model
 from gesso.terminal.json_lines import JsonOption, json_line
 from gesso.terminal.progress import Bar
 from gesso.terminal.results import path_values
 
 if TYPE_CHECKING:
-    from gesso.tuning.verdict import Figure, Verdict
-
-NAMES = (
-    "score",
-    "likeness",
-    "learned",
-    "prompts",
-    "copies",
-    "drift",
-    "seen",
-    "held",
-)  # figures of a step, in their order
+    from gesso.tuning.verdict import Verdict
 
 
 def verdict(
@@ -81,7 +71,7 @@ def _write(folder: Path, output: Path, step: int | None) -> dict[str, Any]:
     from gesso.tuning.settings import TuningSettings, read_settings
 
     settings = TuningSettings(**read_settings(folder / SETTINGS))
-    return TuningRun(settings, find_model(settings.model), folder).write(output, step=step)
+    return TuningRun(settings, find_model(resolve_model(settings.model)), folder).write(output, step=step)
 
 
 def as_facts(found: "Verdict") -> dict[str, Any]:
@@ -92,25 +82,24 @@ def as_facts(found: "Verdict") -> dict[str, Any]:
         "stopped": found.stops,
         "warnings": list(found.warnings),
         "steps": [
-            {"step": one.step} | {name: _values(getattr(one, name)) for name in NAMES if getattr(one, name) is not None}
+            {"step": one.step} | {name: figure.rounded() for name, figure in one.figures().items()}
             for one in found.steps
         ],
     }
 
 
-def _values(figure: "Figure") -> list[float]:
-    return [round(figure.value, 4), round(figure.low, 4), round(figure.high, 4)]
-
-
 def as_table(found: "Verdict") -> list[str]:
     """A verdict in columns, the best step marked."""
-    names = [name for name in NAMES if any(getattr(one, name) is not None for one in found.steps)]
+    from gesso.tuning.verdict import FIGURES
+
+    rows = [(one.step, one.figures()) for one in found.steps]
+    names = [name for name in FIGURES if any(name in figures for _, figures in rows)]
     if not names:
         return []
     lines = ["   step  " + "".join(f"{name:<19}" for name in names).rstrip()]
-    for one in found.steps:
-        cells = "".join(f"{'' if (f := getattr(one, name)) is None else str(f):<19}" for name in names)
-        lines.append(f"{'*' if one.step == found.best else ' '}{one.step:>6}  {cells}".rstrip())
+    for step, figures in rows:
+        cells = "".join(f"{figures.get(name, '')!s:<19}" for name in names)
+        lines.append(f"{'*' if step == found.best else ' '}{step:>6}  {cells}".rstrip())
     return lines
 
 

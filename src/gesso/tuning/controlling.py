@@ -22,7 +22,7 @@ from gesso.models.unet import UNet
 from gesso.text.chunks import EmbeddingToken
 from gesso.training.muon import split_groups
 from gesso.tuning.conditions import sizes_of
-from gesso.tuning.files import DTYPE, spec_metadata
+from gesso.tuning.files import DTYPE, check_fits, spec_metadata
 from gesso.tuning.hints import Hints
 from gesso.tuning.task import TuningTask, checkpoint_blocks
 
@@ -124,13 +124,7 @@ def write_control(
 
     hint: the preprocessor of its hints. Raises GessoError for a number that half precision cannot hold.
     """
-    for name, tensor in control.state_dict().items():
-        if not bool(tensor.to(DTYPE).isfinite().all()):
-            raise GessoError(
-                f"{name}: {float(tensor.abs().max()):g} does not fit into {DTYPE}; the training went astray. Lower the "
-                "learning rate",
-                code="overflow",
-            )
+    check_fits(control.state_dict())
     if family.scheduler is None:
         save_control(path, control, family.name, hint, about)
         return

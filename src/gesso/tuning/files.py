@@ -43,13 +43,7 @@ def save_model(path: Path, parts: ModelParts, about: Mapping[str, str], training
     """
     family = parts.family
     for name, network in parts.networks.items():
-        for key, value in network.state_dict().items():
-            if not bool(value.to(DTYPE).isfinite().all()):
-                raise GessoError(
-                    f"{name}.{key}: {float(value.abs().max()):g} does not fit into {DTYPE}; the training went astray. "
-                    "Lower the learning rate",
-                    code="overflow",
-                )
+        check_fits({f"{name}.{key}": value for key, value in network.state_dict().items()})
         network.to(DTYPE)
     if family.scheduler is None:
         known = {key: value for key, value in about.items() if key != "architecture"}
@@ -57,6 +51,17 @@ def save_model(path: Path, parts: ModelParts, about: Mapping[str, str], training
         return
     metadata = {"format": "pt", **spec_metadata(family, "", about), **training}
     write_safetensors(path, ldm_tensors(parts), metadata, hash_key="modelspec.hash_sha256")
+
+
+def check_fits(tensors: Mapping[str, Tensor], dtype: torch.dtype = DTYPE) -> None:
+    """Raises GessoError for a number that the file's type cannot hold."""
+    for name, tensor in tensors.items():
+        if not bool(tensor.to(dtype).isfinite().all()):
+            raise GessoError(
+                f"{name}: {float(tensor.abs().max()):g} does not fit into {dtype}; the training went astray. Lower the "
+                "learning rate",
+                code="overflow",
+            )
 
 
 def spec_metadata(family: Family, kind: str, about: Mapping[str, str]) -> dict[str, str]:

@@ -31,8 +31,8 @@ SPARE_DISK = 32 * 2**20  # bytes that kept weights leave free
 MAX_SHOWN = 12  # drawn pictures that the page shows beside the nearest training picture
 STEPS, COPIES, SHOWN = "steps", "copies.json", "copies"
 JUDGED_STEPS = 10  # sampling steps of the pictures that are judged, where the model takes more
-MINI_SAMPLES, MINI_COPIES = 12, 48
-SAMPLES, COPY_SAMPLES = 12, 200
+SAMPLES = 12
+COPY_SAMPLES, CPU_COPY_SAMPLES = 200, 48
 
 
 def with_samples(settings: TuningSettings, *, is_mini: bool, on_cpu: bool) -> TuningSettings:
@@ -41,10 +41,10 @@ def with_samples(settings: TuningSettings, *, is_mini: bool, on_cpu: bool) -> Tu
     nothing = not settings.samples or slow
     samples = settings.judge_samples
     if samples is None:
-        samples = 0 if nothing else MINI_SAMPLES if is_mini else SAMPLES
+        samples = 0 if nothing else SAMPLES
     copies = settings.copy_samples
     if copies is None:
-        copies = 0 if nothing or not samples else MINI_COPIES if on_cpu else COPY_SAMPLES
+        copies = 0 if nothing or not samples else CPU_COPY_SAMPLES if on_cpu else COPY_SAMPLES
     keep = settings.keep_steps or (2 if settings.kind == "full" else 10_000)
     return replace(settings, judge_samples=samples, copy_samples=copies, keep_steps=keep)
 
@@ -227,12 +227,7 @@ def judged_metadata(folder: Path, step: int | None) -> dict[str, str]:
     figures = next((one for one in verdict.steps if one.step == step), None)
     values: dict[str, str] = {}
     if figures is not None:
-        told = {
-            name: [round(one.value, 4), round(one.low, 4), round(one.high, 4)]
-            for name in ("likeness", "learned", "prompts", "drift", "copies", "seen", "held", "score")
-            if (one := getattr(figures, name)) is not None
-        }
-        values["gesso.verdict"] = json.dumps(told)
+        values["gesso.verdict"] = json.dumps({name: one.rounded() for name, one in figures.figures().items()})
     found = read_copies(folder)
     if found is not None and found["step"] == step:
         values |= {

@@ -12,7 +12,7 @@ from gesso.adapters.lora import ModuleChange
 from gesso.adapters.names import Target
 from gesso.adapters.rewriting import file_metadata, file_tensors
 from gesso.checkpoints.safetensors_file import write_safetensors
-from gesso.tuning.files import embedding_tensors
+from gesso.tuning.files import check_fits, embedding_tensors
 from gesso.tuning.settings import TuningSettings
 
 
@@ -33,6 +33,7 @@ def save_lora(
     base      the model that it was trained for, where it is no release of Stable Diffusion; None: the target's release
     training  further metadata: ss_* keys
     word      that the file carries, and its vectors [N, D] by text encoder
+    Raises GessoError for a number that dtype cannot hold.
     """
     known = {f"modelspec.{key}": value for key, value in about.items()}
     kept = {"ss_output_name": path.stem, **known}
@@ -44,6 +45,7 @@ def save_lora(
     metadata["modelspec.implementation"] = "gesso"
     metadata |= training or {}
     tensors = file_tensors(changes, target, "kohya", dtype)
+    check_fits(tensors, dtype)
     if word is not None:
         name, vectors = word
         tensors |= {f"{BUNDLED}{name}.{part}": value for part, value in embedding_tensors(vectors).items()}

@@ -55,7 +55,7 @@ def marks_of(path: Path) -> Marks:
         data = read_bytes(path)
     except GessoError:
         return Marks()
-    reserved, generated = _by_rule(path), False
+    reserved, generated = by_rule(path), False
     xmp = xmp_in(data)
     for text in xmp:
         generated = generated or any(kind in _GENERATED for kind in _SOURCE.findall(text))
@@ -91,7 +91,7 @@ def _reserving(content: object) -> str:
 # ---- W3C's file ------------------------------------------------------------------------------------------------------
 
 
-def _by_rule(path: Path) -> str:
+def by_rule(path: Path) -> str:
     """What the first fitting rule of a tdmrep.json in the same folder says (TDMRep, section 6)."""
     table = path.parent / TDMREP
     try:

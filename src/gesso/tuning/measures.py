@@ -34,6 +34,7 @@ from gesso.diffusion.spacing import sigmas_of
 from gesso.families.encoding import Sizes
 from gesso.files import atomic_file
 from gesso.models.vae import AutoencoderKL
+from gesso.pipelines.picture import to_images
 from gesso.training.task import generator_for
 from gesso.tuning.copies import CopyCheck, Copying, Prepare
 from gesso.tuning.judge_prompts import JudgePrompts
@@ -153,10 +154,9 @@ class Measurer:
         """Pictures of latents, as the VAE has them."""
         vae = self.task.parts.vae
         assert isinstance(vae, AutoencoderKL)
-        kind, found = next(vae.parameters()).dtype, []
+        kind, found = next(vae.parameters()).dtype, list[Image.Image]()
         for one in latents:
-            pixels = vae.decode(one[None].to(kind))[0].float().clamp(-1, 1).cpu()
-            found.append(Image.fromarray(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()))
+            found += to_images(vae.decode(one[None].to(kind)))
         return found
 
     @cached_property

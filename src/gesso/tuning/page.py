@@ -11,7 +11,7 @@ from typing import Any
 from gesso.files import atomic_file
 from gesso.tuning.judging import SHOWN, read_copies, verdict_on
 from gesso.tuning.settings import TuningSettings
-from gesso.tuning.verdict import Figure
+from gesso.tuning.verdict import FIGURES, Figure
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 720, 240, 56, 28
 MAX_COLUMNS = 12  # of samples: the first, the last and some between
@@ -19,16 +19,8 @@ _COLOURS = ("#5e35b1", "#e65100", "#00796b", "#c2185b", "#1565c0", "#558b2f", "#
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 Row = Mapping[str, float]
-FIGURES = (
-    ("score", "score"),
-    ("likeness", "likeness"),
-    ("learned", "learned"),
-    ("prompts", "prompts"),
-    ("copies", "copies"),
-    ("drift", "drift"),
-    ("seen", "error seen"),
-    ("held", "error held out"),
-)  # of a `StepVerdict`, and their words
+WORDS = {"seen": "error seen", "held": "error held out"}  # for figures whose name alone would not do
+CURVES = ("score", "likeness", "prompts", "copies")
 MEANING = (
     "<b>likeness</b>: 0 as the model drew before, 1 as like your pictures as they are among themselves. "
     "<b>prompts</b>: how often a picture fits its own prompt better than another's, by the model as it was; 0.5 is "
@@ -114,21 +106,17 @@ def _verdict(folder: Path) -> list[str]:
         return []
     parts = [f'<h2>Verdict</h2><p class="best">{escape(verdict.reason[:1].upper() + verdict.reason[1:])}.</p>']
     parts += [f'<p class="note">{escape(line[:1].upper() + line[1:])}.</p>' for line in verdict.warnings]
-    shown = [(name, words) for name, words in FIGURES if any(getattr(one, name) is not None for one in verdict.steps)]
-    parts += ["<table><tr><th>step", *(f"<th>{escape(words)}" for _, words in shown)]
-    for one in verdict.steps:
-        best = ' class="best"' if one.step == verdict.best else ""
-        cells = "".join(f"<td>{_cell(getattr(one, name))}" for name, _ in shown)
-        parts.append(f"<tr{best}><td>{one.step}{cells}")
+    rows = [(one.step, one.figures()) for one in verdict.steps]
+    shown = [name for name in FIGURES if any(name in figures for _, figures in rows)]
+    parts += ["<table><tr><th>step", *(f"<th>{escape(WORDS.get(name, name))}" for name in shown)]
+    for step, figures in rows:
+        best = ' class="best"' if step == verdict.best else ""
+        cells = "".join(f"<td>{_cell(figures.get(name))}" for name in shown)
+        parts.append(f"<tr{best}><td>{step}{cells}")
     parts.append(f"</table><p>{MEANING}</p>")
-    curves_of = {
-        name: [(float(one.step), figure.value) for one in verdict.steps if (figure := getattr(one, name)) is not None]
-        for name in ("score", "likeness", "prompts", "copies")
-    }
-    bands = {
-        name: [(float(one.step), f.low, f.high) for one in verdict.steps if (f := getattr(one, name)) is not None]
-        for name in ("score", "likeness", "prompts", "copies")
-    }
+    measured = {name: [(float(step), one[name]) for step, one in rows if name in one] for name in CURVES}
+    curves_of = {name: [(step, one.value) for step, one in points] for name, points in measured.items()}
+    bands = {name: [(step, one.low, one.high) for step, one in points] for name, points in measured.items()}
     return [*parts, curves(curves_of, bands)] if any(curves_of.values()) else parts
 
 

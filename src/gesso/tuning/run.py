@@ -472,8 +472,7 @@ class TuningRun:
                     code="other_training",
                     data={"path": str(self.folder)},
                 )
-            with atomic_file(self.folder / SETTINGS) as file:
-                file.write(to_toml(self.settings).encode())
+            self._write_settings()
             with atomic_file(path) as file:
                 file.write(json.dumps(facts, indent=1).encode())
             return
@@ -501,6 +500,11 @@ class TuningRun:
                 code="other_training",
                 field="folder",
             )
+        self._write_settings()  # where model and pictures are now, and how long it is
+
+    def _write_settings(self) -> None:
+        with atomic_file(self.folder / SETTINGS) as file:
+            file.write(to_toml(self.settings).encode())
 
     # ---- the result --------------------------------------------------------------------------------------------------
 

@@ -19,9 +19,10 @@ from typing import Any
 from gesso.checkpoints.hashing import sha256_of
 from gesso.errors import GessoError, shorten
 from gesso.extras import install_command
-from gesso.files import hidden_name
+from gesso.files import atomic_file, hidden_name
 from gesso.pictures.picture_file import MAX_FILE_BYTES
 from gesso.strict_json import loads
+from gesso.tuning.marks import TDMREP, by_rule
 
 SHARDS = (".parquet", ".tar", ".tar.gz", ".tgz")
 TEXTS = ("text", "caption", "prompt")  # keys and columns with captions, the first that is there
@@ -89,8 +90,18 @@ def unpack(path: Path, cache: Path) -> tuple[Path, list[str]]:
             shutil.rmtree(partial, ignore_errors=True)
     with suppress(OSError):
         os.utime(target)
+    _take_rule(path, target / TDMREP)
     notes = (target / "notes.json").read_text(encoding="utf-8")
     return target, [f"{path.name}: {note}" for note in json.loads(notes)]
+
+
+def _take_rule(path: Path, rules: Path) -> None:
+    """What is said of a shard where it lies is said of its pictures, wherever they are unpacked."""
+    if by_rule(path):
+        with atomic_file(rules) as file:
+            file.write(json.dumps([{"location": "/*", "tdm-reservation": 1}]).encode())
+    else:
+        rules.unlink(missing_ok=True)
 
 
 def _forget(cache: Path) -> None:

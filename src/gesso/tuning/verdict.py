@@ -23,6 +23,7 @@ CLEAR = 0.95  # of the draws in which a difference must have one sign for a trai
 ONE_ERROR = 0.84  # of the draws in which a later step must be better to be preferred: one standard error
 PATIENCE = 2  # reports in a row that only copy more before a training stops
 COPIED = 0.25  # share of copies from which a file gets a warning
+FIGURES = ("score", "likeness", "learned", "prompts", "copies", "drift", "seen", "held")  # of a step, in their order
 FORGOT = 1.0  # drift from which a file gets one: the change is as large as the model's own error
 
 Row = Mapping[str, Any]
@@ -38,6 +39,10 @@ class Figure:
 
     def __str__(self) -> str:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+    def rounded(self) -> list[float]:
+        """Value, low and high end, as JSON has them."""
+        return [round(one, 4) for one in (self.value, self.low, self.high)]
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,10 @@ class StepVerdict:
     held: Figure | None
     learned: Figure | None
     score: Figure
+
+    def figures(self) -> dict[str, Figure]:
+        """What was measured, by name."""
+        return {name: figure for name in FIGURES if (figure := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True)
@@ -239,9 +248,10 @@ def _stops(rows: Sequence[Row], best: int, chosen: StepVerdict, steps: Sequence[
 def _copies_more(row: Row, one: StepVerdict, at_best: Row, chosen: StepVerdict, draws: _Draws) -> bool:
     if one.copies is not None and chosen.copies is not None and one.copies.value > chosen.copies.value:
         now, was = np.asarray(row["nearest"], float), np.asarray(at_best["nearest"], float)
-        rises = (now - was)[draws("prompts", len(now))].mean(axis=1) > 0
-        if float(rises.mean()) >= CLEAR:
-            return True
+        if len(now) == len(was):  # a run that goes on may draw more or fewer pictures
+            rises = (now - was)[draws("prompts", len(now))].mean(axis=1) > 0
+            if float(rises.mean()) >= CLEAR:
+                return True
     if one.held is None or one.seen is None or chosen.held is None or chosen.seen is None:
         return False
     now, was = np.asarray(row["held"], float), np.asarray(at_best["held"], float)
