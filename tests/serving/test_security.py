@@ -252,6 +252,23 @@ def test_an_offer_of_another_protocol_is_ignored_and_the_body_read(address: tupl
             assert b"connection: close" not in got.lower()
 
 
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("GET", b"Content-Length: 9\r\n"),
+        ("GET", b"Transfer-Encoding: chunked\r\n"),
+        ("POST", b""),
+        ("GET", b"X: 1\r\n" * 200),
+    ],
+)
+def test_a_handshake_that_is_none_is_hung_up_on(address: tuple[str, int], method: str, more: bytes) -> None:
+    head = f"{method} /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n".encode()
+    key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    begin = time.monotonic()
+    assert not told(address, head + key + more + b"\r\n").startswith(b"HTTP/1.1 101")
+    assert time.monotonic() - begin < 4
+
+
 def test_headers_have_bounds(address: tuple[str, int]) -> None:
     start = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
     for data in (
