@@ -1,5 +1,6 @@
 """Events of a job over real sockets: numbered, resumed, never lost, and nothing kept for a reader who does not read."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -203,3 +204,20 @@ def wait(condition: Any, seconds: float = 10) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.02)
+
+
+def test_who_begins_to_wait_at_a_jobs_end_is_told_of_it(tmp_path: Path) -> None:
+    """Somebody else waited for the same job a moment ago, and nothing has changed since."""
+    with context(tmp_path) as made, client(made) as asking:
+        ended, other = (asking.post("/v1/jobs", json=CAR).json()["id"] for _ in range(2))
+        finish(made, lease(made))
+
+        async def wait() -> None:
+            hub = events.Hub(made)
+            meanwhile = asyncio.create_task(hub.end_of(other, 3))
+            for _ in range(2):
+                job = await hub.end_of(ended, 2)
+                assert job is not None and job.status.is_final
+            meanwhile.cancel()
+
+        asyncio.run(wait())

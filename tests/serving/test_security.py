@@ -183,6 +183,8 @@ BODY = json.dumps(CAR).encode()
         HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        HEAD.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n{}",
         HEAD + b"Content-Length: -5\r\n\r\n{}",
         HEAD + b"Content-Length: +5\r\n\r\n{}",
@@ -202,9 +204,10 @@ BODY = json.dumps(CAR).encode()
         b"GET /v1/\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"hello\r\n\r\n",
     ],
-    ids=range(23),
+    ids=range(26),
 )
 def test_what_is_no_plain_request_is_refused_and_hung_up_on(address: tuple[str, int], data: bytes) -> None:
     got = told(address, data)
@@ -229,6 +232,41 @@ def test_connections_are_used_again(address: tuple[str, int]) -> None:
             while not got.endswith(b'{"status":"ok"}'):
                 got += wire.recv(65536)
             assert got.startswith(b"HTTP/1.1 200")
+
+
+def test_an_offer_of_another_protocol_is_ignored_and_the_body_read(address: tuple[str, int]) -> None:
+    """As Java's client makes one with each request."""
+    offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"
+    request = post(b'{"request": {"prompt": "a", "width": 7}}').replace(b"Connection: close", offer.encode())
+    for size in (len(request), 150):  # in one piece, and cut within the offer
+        with talking(address) as wire:
+            wire.sendall(request[:size])
+            time.sleep(0.05)
+            wire.sendall(request[size:])
+            got = b""
+            while b'"data":' not in got:
+                part = wire.recv(65536)
+                assert part, got
+                got += part
+            assert got.startswith(b"HTTP/1.1 400") and b'"field":"request.width"' in got, "the body was not read"
+            assert b"connection: close" not in got.lower()
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("GET", b"Content-Length: 9\r\n"),
+        ("GET", b"Transfer-Encoding: chunked\r\n"),
+        ("POST", b""),
+        ("GET", b"X: 1\r\n" * 200),
+    ],
+)
+def test_a_handshake_that_is_none_is_hung_up_on(address: tuple[str, int], method: str, more: bytes) -> None:
+    head = f"{method} /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n".encode()
+    key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    begin = time.monotonic()
+    assert not told(address, head + key + more + b"\r\n").startswith(b"HTTP/1.1 101")
+    assert time.monotonic() - begin < 4
 
 
 def test_headers_have_bounds(address: tuple[str, int]) -> None:

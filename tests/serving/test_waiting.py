@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from gesso.api.context import Context
+from gesso.api.submitting import SUBMITTERS
 from gesso.serving.jobs import JobStatus
 from gesso.serving.options import WorkerOptions
 from gesso.serving.supervisor import ChildProcess, Supervisor
@@ -154,6 +155,15 @@ def test_more_than_fit_into_one_go_are_all_done() -> None:
     with ThreadPoolExecutor(40) as pool:
         assert list(pool.map(together, range(400))) == [2 * one for one in range(400)]
     assert sum(sizes) == 400 and max(sizes) == 3
+
+
+def test_a_bug_while_jobs_are_accepted_is_answered_and_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with context(tmp_path) as made, client(made) as asking:
+        with monkeypatch.context() as broken:
+            broken.setattr("gesso.api.submitting._accepted", lambda wishes: 1 / 0)
+            for _ in range(SUBMITTERS + 1):
+                problem(asking.post("/v1/jobs", json=tiny()), 500, "internal")
+        assert asking.post("/v1/jobs", json=tiny()).status_code == 202
 
 
 def test_a_queue_that_was_full_a_moment_ago_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,11 @@ from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from gesso.api.context import Call, Calling, is_id
+from gesso.api.context import Call, Calling, found
 from gesso.api.files import picture_response
 from gesso.api.operations import Media, Routes, operation
 from gesso.api.pictures import normalised
-from gesso.api.problems import HttpError, JsonAnswer, not_found
+from gesso.api.problems import HttpError, JsonAnswer
 from gesso.api.schemas import AssetResource, asset_json
 from gesso.api.submitting import refused
 from gesso.api.uploads import keep_bytes
@@ -159,9 +159,4 @@ def delete_asset(call: Calling, id: str) -> Response:
 
 
 def _upload(call: Call, id: str) -> Upload:
-    if not is_id(id):
-        raise not_found("uploaded picture")
-    try:
-        return call.context.store.get_upload(id, call.owner)
-    except GessoError:
-        raise not_found("uploaded picture") from None
+    return found(call, id, "uploaded picture", call.context.store.get_upload)

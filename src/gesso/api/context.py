@@ -16,8 +16,8 @@ from gesso.api.checking import Checker
 from gesso.api.helper import Helper
 from gesso.api.limits import FAILURES, Buckets, too_often
 from gesso.api.metrics import Metrics
-from gesso.api.problems import HttpError
-from gesso.errors import short
+from gesso.api.problems import HttpError, not_found
+from gesso.errors import GessoError, short
 from gesso.request.checks import nearest, unknown_data
 from gesso.serving.gallery import Gallery
 from gesso.serving.keys import EVERYTHING, LOCAL, ApiKey, KeyStore, Scope
@@ -191,3 +191,17 @@ Calling = Annotated[Call, Depends(_call)]
 def is_id(text: str) -> bool:
     """Whether a text may be the id of anything: letters, digits and dashes."""
     return 1 <= len(text) <= 48 and text.isascii() and text.replace("-", "").replace("_", "").isalnum()
+
+
+def found(call: Call, id: str, what: str, read: Callable[[str, str | None], T]) -> T:
+    """Something of whoever asks, by its id. Raises HttpError, the same for what is another's as for what is not there.
+
+    what  as in "no job of this id is here"
+    read  of the store: takes an id and an owner; its GessoError says that there is none
+    """
+    if not is_id(id):
+        raise not_found(what)
+    try:
+        return read(id, call.owner)
+    except GessoError:
+        raise not_found(what) from None

@@ -146,15 +146,16 @@ class Hub:
         ]
 
     async def _look(self) -> None:
-        mark, store, seen = "", self.context.store, set[str]()
+        mark, store, seen = "", self.context.store, set[asyncio.Future[Job]]()
         numbers: dict[str, int] | None
         ended: list[Job]
         while self._waiting or self._ends or self._all:
             self._noticed.clear()
             try:
                 watched, ends = list(self._waiting), list(self._ends)
-                is_new = any(job not in self._numbers for job in watched) or not seen.issuperset(ends)
-                before, seen = mark, set(ends)
+                waiting = set[asyncio.Future[Job]]().union(*self._ends.values())
+                is_new = any(job not in self._numbers for job in watched) or not seen.issuperset(waiting)
+                before, seen = mark, waiting
                 if store.database.is_sqlite and not is_new and store.changes() == mark:  # which takes microseconds
                     numbers, ended = None, []
                 else:

@@ -2,7 +2,7 @@
 
 from fastapi import Response
 
-from gesso.api.context import Call, Calling, is_id
+from gesso.api.context import Call, Calling, found
 from gesso.api.files import CONTENT_TYPES, picture_response
 from gesso.api.gallery_schemas import PictureMetadata, library_json
 from gesso.api.operations import Media, Routes, operation
@@ -78,9 +78,4 @@ def get_image_metadata(call: Calling, id: str) -> Response:
 
 
 def _output(call: Call, id: str) -> Output:
-    if not is_id(id):
-        raise not_found("picture")
-    try:
-        return call.context.store.output(id, call.owner)
-    except GessoError:
-        raise not_found("picture") from None
+    return found(call, id, "picture", call.context.store.output)

@@ -7,9 +7,9 @@ from fastapi import Depends, Query, Response
 from starlette.requests import Request
 
 from gesso.api.bodies import json_body
-from gesso.api.context import Call, Calling, is_id
+from gesso.api.context import Call, Calling, found
 from gesso.api.operations import Routes, operation
-from gesso.api.problems import JsonAnswer, not_found
+from gesso.api.problems import JsonAnswer
 from gesso.api.schemas import JobBody, JobList, JobResource, Status, job_json
 from gesso.api.submitting import check_full, check_room, key_is_full, refused
 from gesso.errors import GessoError
@@ -186,9 +186,4 @@ def delete_job(call: Calling, id: str) -> Response:
 
 def job_of(call: Call, id: str) -> Job:
     """A job of whoever asks. Raises HttpError, the same for one that is another's as for none."""
-    if not is_id(id):
-        raise not_found("job")
-    try:
-        return call.context.store.get(id, call.owner)
-    except GessoError:
-        raise not_found("job") from None
+    return found(call, id, "job", call.context.store.get)

@@ -24,8 +24,9 @@ MAX_HEADER_BYTES = 32 * 1024  # request line and headers together
 FREE_FRAMING, FRAMING_PER_BYTE = 64 * 1024, 16
 # The first line, in small letters.
 _REQUEST_LINE = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+ [!-~]+ http/1\.[01]")
-# In the bytes before the first empty line: a bare line feed, a bare carriage return, a folded line.
-_AMBIGUOUS = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]")
+# In the bytes before the first empty line: a bare line feed, a bare carriage return, a folded line, a control character
+# (TLS begins with some).
+_AMBIGUOUS = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 class EarlyError(Exception):
@@ -66,15 +67,23 @@ class StrictProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        if self._is_early or (self._reads_head and not self._head_is_fine(data)):
+        if self._is_early:
             return
+        if self._reads_head:
+            self._unset_keepalive_if_required()  # from here on the deadline of the headers holds
+            data = self._checked(data)
+            if not data:
+                return
         super().data_received(data)
         self._received += len(data)
         if self._received - self._nbytes > FREE_FRAMING + FRAMING_PER_BYTE * self._nbytes:
             self._refuse(HttpError(400, "invalid_request", "the body's chunks hold next to nothing"))
 
-    def _head_is_fine(self, data: bytes) -> bool:
-        """Looks at headers before they are parsed; answers and closes where they are not as they should be."""
+    def _checked(self, data: bytes) -> bytes:
+        """Looks at headers before they are parsed; answers and closes where they are not as they should be.
+
+        -> what the parser is to read: the headers as a whole and what came behind them; nothing before that
+        """
         if not self._head and self._deadline is None:
             self._await_head()
         self._head += data
@@ -82,25 +91,32 @@ class StrictProtocol(HttpToolsProtocol):
         head = bytes(self._head[:end] if end >= 0 else self._head[:-1])  # a last \r may still get its \n
         if _AMBIGUOUS.search(head):
             self._refuse(HttpError(400, "invalid_request", "the request's headers are malformed"))
-            return False
+            return b""
         if end > MAX_HEADER_BYTES or (end < 0 and len(self._head) > MAX_HEADER_BYTES):
             self._refuse(
                 HttpError(431, "too_large", f"the request's headers are longer than {MAX_HEADER_BYTES} bytes together")
             )
-            return False
-        if end >= 0:
-            first, *lines = head.removeprefix(b"\r\n").lower().split(b"\r\n")
-            has_length = any(line.startswith(b"content-length:") for line in lines)
-            if has_length and any(line.startswith(b"transfer-encoding:") for line in lines):
-                self._refuse(HttpError(400, "invalid_request", "the request has both a length and a transfer encoding"))
-                return False
-            if not _REQUEST_LINE.fullmatch(first):
-                self._refuse(HttpError(400, "invalid_request", "the request is not valid HTTP/1.1"))
-                return False
-            self._reads_head = False
-            self._head.clear()
-            self._stop_deadline()
-        return True
+            return b""
+        if end < 0:
+            return b""
+        first, *lines = head.removeprefix(b"\r\n").lower().split(b"\r\n")
+        codings = [_value(line) for line in lines if line.startswith(b"transfer-encoding:")]
+        if codings and any(line.startswith(b"content-length:") for line in lines):
+            self._refuse(HttpError(400, "invalid_request", "the request has both a length and a transfer encoding"))
+            return b""
+        if codings and (codings != [b"chunked"] or not first.endswith(b"http/1.1")):
+            self._refuse(HttpError(400, "invalid_request", "the only transfer encoding is chunked, of HTTP/1.1"))
+            return b""
+        if not _REQUEST_LINE.fullmatch(first):
+            self._refuse(HttpError(400, "invalid_request", "the request is not valid HTTP/1.1"))
+            return b""
+        # An offer to go on in what is not spoken here, such as h2c, may be ignored; the parser would drop the body.
+        kept = [line for line in head.split(b"\r\n") if not _is_other_upgrade(line.lower())]
+        data = b"\r\n".join(kept) + bytes(self._head[end:])
+        self._reads_head = False
+        self._head.clear()
+        self._stop_deadline()
+        return data
 
     def on_message_begin(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
@@ -169,6 +185,14 @@ class StrictProtocol(HttpToolsProtocol):
 
     def _too_late(self) -> None:
         self._refuse(HttpError(408, "timeout", f"the request's headers did not arrive in {self.header_timeout:g} s"))
+
+
+def _value(line: bytes) -> bytes:
+    return line.partition(b":")[2].strip(b" \t")
+
+
+def _is_other_upgrade(line: bytes) -> bool:
+    return line.startswith(b"upgrade:") and _value(line) != b"websocket"
 
 
 def protocol(header_timeout: float) -> type[Any]:

@@ -303,7 +303,11 @@ class Submitter:
                 if not now:
                     self._busy -= 1
                     return
-            answers = self._carry_out(now)
+            answers: Sequence[tuple[Job, bool] | Exception]
+            try:
+                answers = self._carry_out(now)
+            except Exception as error:  # a bug: else nobody here were answered, and this thread's place never free
+                answers = [error] * len(now)
             with suppress(RuntimeError):  # the server has ended
                 loop.call_soon_threadsafe(_answer, now, answers)
 

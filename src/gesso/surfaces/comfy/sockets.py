@@ -36,6 +36,11 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self.logger = logging.Logger(__name__, logging.CRITICAL + 1)
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None:  # as one with a body: uvicorn would neither answer nor hang up
+            self.transport.close()
+
 
 def with_sockets(app: "ASGIApp") -> "ASGIApp":
     """An application that also gets handshakes."""
