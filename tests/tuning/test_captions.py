@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from gesso.tuning.captions import CaptionRules
+from gesso.tuning.captions import CaptionRules, trigger_pattern
 
 CAPTION = "sks dog, red, in the snow, side view"
 
@@ -47,3 +47,18 @@ def test_prefix_suffix_and_separator():
     rules = CaptionRules(prefix="photo of", suffix="in oil", separator=".")
     assert rules.whole("a dog. red") == "photo of a dog. red in oil"
     assert rules.tags("a dog. red") == ["a dog", "red"]
+
+
+@pytest.mark.parametrize(
+    ("trigger", "caption", "has"),
+    [
+        ("cat", "a CAT on a mat", True),
+        ("cat", "a category of things", False),
+        ("cat", "two cats", False),
+        ("<my-dog>", "a photo of <my-dog>, sitting", True),
+        ("sks dog", "sks dog", True),
+        ("\u732b", "\u9ed2\u3044\u732b\u3067\u3059", True),
+    ],
+)
+def test_a_trigger_is_a_word_of_its_own(trigger: str, caption: str, has: bool):
+    assert bool(trigger_pattern(trigger).search(caption)) == has

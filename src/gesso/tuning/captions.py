@@ -1,7 +1,14 @@
 """Captions as a step of the training sees them: tags shuffled, some left out, all left out now and then."""
 
 import random
+import re
 from dataclasses import dataclass
+
+
+def trigger_pattern(trigger: str) -> re.Pattern[str]:
+    """The trigger as a word of its own, whatever its case: "cat" is not in "category". Where no spaces part words, as
+    in Japanese, it counts wherever it stands."""
+    return re.compile(rf"(?<![A-Za-z0-9_]){re.escape(trigger)}(?![A-Za-z0-9_])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)

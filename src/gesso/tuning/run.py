@@ -32,7 +32,7 @@ from gesso.training.group import Group, local_rank
 from gesso.training.loop import Plan, fit, load_average, load_state
 from gesso.training.task import generator_for
 from gesso.tuning.buckets import BucketRules
-from gesso.tuning.captions import CaptionRules
+from gesso.tuning.captions import CaptionRules, trigger_pattern
 from gesso.tuning.conditions import is_cut, unknown_words
 from gesso.tuning.controlling import ControlLearner, ControlTask, control_config, make_control, write_control
 from gesso.tuning.dataset import DataSet, Defaults
@@ -744,9 +744,10 @@ def _defaults(settings: TuningSettings, cache: Path) -> Defaults:
 
 def _with_trigger(data: DataSet, trigger: str) -> DataSet:
     """The trigger word before every caption that does not have it."""
+    pattern = trigger_pattern(trigger)
 
     def add(caption: str) -> str:
-        return caption if trigger.lower() in caption.lower() else f"{trigger}, {caption}" if caption else trigger
+        return caption if pattern.search(caption) else f"{trigger}, {caption}" if caption else trigger
 
     examples = tuple(
         one if data.subsets[one.subset].is_reg else replace(one, caption=add(one.caption)) for one in data.examples

@@ -4,7 +4,6 @@ Everything random in a step follows from (seed, step): which pictures, mirrored 
 """
 
 import random
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -19,6 +18,7 @@ from gesso.nn.attention import SpatialTransformer
 from gesso.nn.resblock import ResBlock
 from gesso.training.group import Group
 from gesso.training.task import Enter, Figures, generator_for
+from gesso.tuning.captions import trigger_pattern
 from gesso.tuning.conditions import Conditions, sizes_of
 from gesso.tuning.latents import Encoded
 from gesso.tuning.learners import Learner, LoraLearner
@@ -254,7 +254,7 @@ class TuningTask:
 
 def _in_place(caption: str, trigger: str, word: str) -> str:
     """A caption with a word in place of the trigger, whatever its case."""
-    return re.sub(re.escape(trigger), lambda _: word, caption, flags=re.IGNORECASE)
+    return trigger_pattern(trigger).sub(lambda _: word, caption)
 
 
 def checkpoint_blocks(unet: nn.Module) -> None:
