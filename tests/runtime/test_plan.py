@@ -2,6 +2,7 @@
 
 import json
 import mmap
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -495,8 +496,11 @@ print(peak * 1024 - before, next(phase.activations for phase in plan.phases if p
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory where Linux shows it")
 def test_the_plan_says_what_is_taken():
-    """Not less, and not much more: decoding 512 x 512 grows the process by 195 MiB, the plan says 277."""
+    """Not less, and not much more: decoding 512 x 512 grows the process by 193 MiB, the plan says 277."""
     command = [sys.executable, "-c", _GROWTH, str(Path(__file__).parents[1])]
-    child = subprocess.run(command, capture_output=True, text=True, check=True)
+    # Blocks of their own, given back at once: glibc moves its threshold to 32 MiB as it runs and fills gaps of the heap
+    # by chance, 190 to 300 MiB for the same tensors. (The budget of a process counts that as slack.)
+    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536"}
+    child = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     grown, told = (int(number) for number in child.stdout.split())
     assert told / 2 < grown <= told
