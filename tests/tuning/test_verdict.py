@@ -35,6 +35,15 @@ def test_the_earliest_of_equals_is_best():
     assert chosen.likeness.value == pytest.approx(0.9 + BASE.mean())
 
 
+def test_steps_that_learned_nothing_do_not_tie_with_one_that_did():
+    """Scores end at 0: draws in which two steps are both there prefer neither, and the one that learned is taken."""
+    rows = [row(0), row(100, -0.1), row(200, -0.1), row(300, 0.005 - BASE.mean())]
+    found = verdict_of(rows)
+    assert [one.score.value for one in found.steps[:2]] == [0.0, 0.0] and found.steps[2].score.value > 0
+    assert found.best == 300 and "the highest" in found.reason
+    assert verdict_of([row(0), row(100, -0.9), row(200, -0.9)]).best == 100  # nothing tells them apart
+
+
 def test_copies_cost_more_than_likeness_gains():
     rows = [row(0), row(100, 0.6), row(200, 0.8), row(300, 1.0, near=0.9)]
     found = verdict_of(rows)

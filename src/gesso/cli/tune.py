@@ -635,6 +635,8 @@ def explained(facts: Mapping[str, Any]) -> list[str]:
     if facts["held_out"]:
         lines.append(f"held out    {_names(facts['held_out'])}")
     lines += [f"note        {line}" for line in warnings_of(facts)]
+    reports = facts["report_seconds"]
+    drawn = f", and {_duration(reports)} for pictures that are drawn to report and judge" if reports else ""
     lines += [
         f"model       {facts['model']} ({facts['family']}) on {facts['device']}, preset {facts['preset']}",
         f"trained     {facts['trained_parameters']:,} numbers {_WHERE[facts['kind']]} {facts['trained_layers']} "
@@ -642,7 +644,7 @@ def explained(facts: Mapping[str, Any]) -> list[str]:
         f"a file of {facts['file_bytes'] / 1e6:.1f} MB",
         f"memory      about {facts['memory_bytes'] / 2**30:.1f} GiB",
         f"time        {facts['steps']} steps of {facts['batch_size']} pictures, each {facts['looks_at_each']:g} times; "
-        f"about {_duration(facts['seconds'])}, give or take a factor of two",
+        f"about {_duration(facts['seconds'])}{drawn}, give or take a factor of two",
     ]
     return lines
 
@@ -687,6 +689,8 @@ def _names(names: list[str]) -> str:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 1.5:
+        return "a second"
     if seconds < 90:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -21,9 +21,19 @@ CLOSE = 0.7  # ratio of difflib from which a misspelled word is taken for anothe
 _WORD = re.compile(r"[a-z][a-z0-9_-]+")
 
 # Other names of options that set no field of a request, or a field by a file. Those of fields are in their table.
+_DIFFUSERS_MODEL = "pretrained-model-name-or-path"
 _OTHER_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "model": ("ckpt", "checkpoint", "sd-model", "sd-model-checkpoint", "ckpt-name", "model-id", "model-path"),
+        "model": (
+            "ckpt",
+            "checkpoint",
+            "sd-model",
+            "sd-model-checkpoint",
+            "ckpt-name",
+            "model-id",
+            "model-path",
+            _DIFFUSERS_MODEL,
+        ),
         "image": ("init-image", "init-img", "input-image"),
         "hires": ("hires-fix", "hr-scale"),
         "sigmas": ("custom-sigmas",),
@@ -36,6 +46,23 @@ _OTHER_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "dtype": ("torch-dtype",),
         "quiet": ("silent",),
         "from": ("from-image", "from-picture"),
+        # Of the trainers that people come from: diffusers' scripts and kohya's.
+        "train-steps": ("max-train-steps",),
+        "learning-rate": ("lr", "unet-lr"),
+        "text-rate": ("text-encoder-lr",),
+        "batch-size": ("train-batch-size",),
+        "accumulation": ("gradient-accumulation-steps",),
+        "optimizer": ("optimizer-type",),
+        "precision": ("mixed-precision",),
+        "rank": ("network-dim", "lora-rank"),
+        "alpha": ("network-alpha", "lora-alpha"),
+        "conv-rank": ("conv-dim",),
+        "min-snr": ("min-snr-gamma", "snr-gamma"),
+        "caption": ("instance-prompt",),
+        "reg": ("reg-data-dir", "class-data-dir"),
+        "class-pictures": ("num-class-images",),
+        "prior-weight": ("prior-loss-weight",),
+        "sample": ("validation-prompt",),
     }
 )
 # What is meant by names that are options of no command here, with the words to type.
@@ -72,6 +99,18 @@ _SAY: Mapping[str, str] = MappingProxyType(
         "use-karras-sigmas": "that is --schedule karras",
         "restore-faces": "gesso does not have it",
         "styles-file": "that is --styles FILE",
+        "steps": "that is --train-steps",  # where pictures are drawn it is an option of its own
+        **dict.fromkeys(
+            ("epochs", "max-train-epochs", "num-train-epochs"),
+            "--train-steps counts steps; an epoch has as many as there are pictures, divided by --batch-size",
+        ),
+        **dict.fromkeys(("train-data-dir", "instance-data-dir"), "write the folder without it: {command} photos"),
+        **dict.fromkeys(("lr-scheduler", "lr-warmup-steps"), "--warmup and --decay are the shares that rise and fall"),
+        **dict.fromkeys(
+            ("save-every-n-epochs", "save-every-n-steps", "checkpointing-steps"),
+            "--report-every says how often weights are kept and judged",
+        ),
+        "with-prior-preservation": "--class-prompt draws pictures of the class and trains on them, too",
     }
 )
 # Words that people try as a command -> the command that is meant.

@@ -26,12 +26,16 @@ BACKWARD = 1.1  # operations of the backward pass of frozen layers beside those 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """parameters: that are trained. nbytes: at the peak of a step. flops: of a step, forward and backward"""
+    """parameters: that are trained. nbytes: at the peak of a step.
+
+    flops: of a step, forward and backward; row_flops: of one look at one picture without learning
+    """
 
     parameters: int
     layers: int
     nbytes: int
     flops: float
+    row_flops: float
 
 
 def estimate(family: Family, settings: TuningSettings, bucket: tuple[int, int]) -> Estimate:
@@ -88,6 +92,7 @@ def estimate(family: Family, settings: TuningSettings, bucket: tuple[int, int]) 
         layers=layers,
         nbytes=nbytes,
         flops=forward * passes * settings.accumulation,
+        row_flops=forward / rows,
     )
 
 
@@ -162,6 +167,6 @@ def operations_per_second(device: torch.device, seconds: float = 0.2) -> float:
     return best
 
 
-def seconds_a_step(found: Estimate, speed: float) -> float:
-    """About how long a step takes. Right within a factor of two or three."""
-    return found.flops / (speed * SHARE_OF_PEAK)
+def seconds_of(flops: float, speed: float) -> float:
+    """About how long so many operations of a network take. Right within a factor of two or three."""
+    return flops / (speed * SHARE_OF_PEAK)

@@ -22,7 +22,7 @@ from gesso.errors import GessoError
 from gesso.files import atomic_file
 from gesso.tuning.copies import SSCD_THRESHOLD, THRESHOLD, Outlines, sscd
 from gesso.tuning.judge_prompts import judge_prompts
-from gesso.tuning.measures import MEASURES, Measurer, save_pictures
+from gesso.tuning.measures import CONTRASTS, FEATURE_NOISES, JUDGED_SHARES, MEASURES, Measurer, save_pictures
 from gesso.tuning.settings import TuningSettings
 from gesso.tuning.task import TuningTask
 from gesso.tuning.verdict import Verdict, read_measures, verdict_of
@@ -30,6 +30,7 @@ from gesso.tuning.verdict import Verdict, read_measures, verdict_of
 SPARE_DISK = 32 * 2**20  # bytes that kept weights leave free
 MAX_SHOWN = 12  # drawn pictures that the page shows beside the nearest training picture
 STEPS, COPIES, SHOWN = "steps", "copies.json", "copies"
+SAMPLE_STEPS = 20  # of a sample where no number is given
 JUDGED_STEPS = 10  # sampling steps of the pictures that are judged, where the model takes more
 SAMPLES = 12
 COPY_SAMPLES, CPU_COPY_SAMPLES = 200, 48
@@ -47,6 +48,25 @@ def with_samples(settings: TuningSettings, *, is_mini: bool, on_cpu: bool) -> Tu
         copies = 0 if nothing or not samples else CPU_COPY_SAMPLES if on_cpu else COPY_SAMPLES
     keep = settings.keep_steps or (2 if settings.kind == "full" else 10_000)
     return replace(settings, judge_samples=samples, copy_samples=copies, keep_steps=keep)
+
+
+def rows_of_reports(settings: TuningSettings, prompts: int, *, judged: bool) -> int:
+    """How many pictures the UNet looks at to draw and judge, in all the reports of a training and at its end.
+
+    settings: completed, with samples. prompts: of the samples. judged: whether this kind of training is
+    """
+    steps, every = settings.steps or 1, settings.report_every or 1
+    reports = len({*range(0, steps + 1, every), steps})  # that of the start is among them
+    rows = reports * prompts * 2 * (settings.sample_steps or SAMPLE_STEPS)
+    count = settings.judge_samples or 0
+    if not judged or not count:
+        return rows
+    others = max(count // 2, 4)  # at most, see `judge_prompts`
+    a_picture = 2 * min(settings.sample_steps or JUDGED_STEPS, JUDGED_STEPS)  # with its prompt and without
+    looks = FEATURE_NOISES + len(JUDGED_SHARES) * (1 + CONTRASTS)
+    rows += reports * (count * (a_picture + looks) + others * len(JUDGED_SHARES))
+    rows += (2 * count + others) * (a_picture + FEATURE_NOISES)  # what the model drew before
+    return rows + (settings.copy_samples or 0) * a_picture
 
 
 class Judge:

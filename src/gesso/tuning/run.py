@@ -37,10 +37,19 @@ from gesso.tuning.conditions import is_cut, unknown_words
 from gesso.tuning.controlling import ControlLearner, ControlTask, control_config, make_control, write_control
 from gesso.tuning.dataset import DataSet, Defaults
 from gesso.tuning.distilling import Distillation, DistilTask
-from gesso.tuning.estimate import Estimate, estimate, operations_per_second, seconds_a_step
+from gesso.tuning.estimate import Estimate, estimate, operations_per_second, seconds_of
 from gesso.tuning.files import save_embedding, save_model
 from gesso.tuning.hints import Hints, hints_for
-from gesso.tuning.judging import Judge, best_step, judged_metadata, load_kept, verdict_on, with_samples
+from gesso.tuning.judging import (
+    SAMPLE_STEPS,
+    Judge,
+    best_step,
+    judged_metadata,
+    load_kept,
+    rows_of_reports,
+    verdict_on,
+    with_samples,
+)
 from gesso.tuning.latents import Encoded, LatentCache, encode_all
 from gesso.tuning.learners import Learner, Vectors, make_factors, make_learner
 from gesso.tuning.lora_file import network_metadata, save_lora
@@ -182,8 +191,10 @@ class TuningRun:
         """What was found, what is trained, and what it takes; values for JSON."""
         s, found = self.settings, self.survey
         captions = [one.subset.captions.whole(one.example.caption) for one in found.own]
-        step = seconds_a_step(self.estimate, operations_per_second(self.device))
         assert s.steps is not None
+        speed = operations_per_second(self.device)
+        step = seconds_of(self.estimate.flops, speed)
+        rows = rows_of_reports(s, len(self._prompts()), judged=s.kind in JUDGED)
         held = {found.found[place].example.path for place in self.held}
         return {
             "data": s.data,
@@ -232,6 +243,7 @@ class TuningRun:
             "looks_at_each": round(self.plan.total_samples / max(sum(one.subset.repeats for one in found.own), 1), 1),
             "seconds_a_step": float(f"{step:.3g}"),
             "seconds": float(f"{step * s.steps:.3g}"),
+            "report_seconds": float(f"{seconds_of(rows * self.estimate.row_flops, speed):.3g}"),
         }
 
     def _hint_words(self) -> str:
@@ -296,7 +308,7 @@ class TuningRun:
             parts,
             self.folder / "samples",
             prompts,
-            self.settings.sample_steps or 20,
+            self.settings.sample_steps or SAMPLE_STEPS,
             files=self._files_of(task.learner),
             hints=self._shown_hints() if self.settings.kind == "controlnet" and group.rank == 0 else (),
             fields=STUDENT if self.settings.kind == "distil" else {},

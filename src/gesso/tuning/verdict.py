@@ -20,7 +20,7 @@ import numpy as np
 
 DRAWS = 2000
 CLEAR = 0.95  # of the draws in which a difference must have one sign for a training to stop
-ONE_ERROR = 0.84  # of the draws in which a later step must be better to be preferred: one standard error
+ONE_ERROR = 0.84  # of the draws that tell two steps apart: how many must prefer the later one (one standard error)
 PATIENCE = 2  # reports in a row that only copy more before a training stops
 COPIED = 0.25  # share of copies from which a file gets a warning
 FIGURES = ("score", "likeness", "learned", "prompts", "copies", "drift", "seen", "held")  # of a step, in their order
@@ -230,7 +230,16 @@ def _best(steps: Sequence[StepVerdict], samples: Mapping[int, np.ndarray]) -> in
 
 
 def _not_clearly_below(one: np.ndarray, other: np.ndarray) -> bool:
-    return float(np.mean(other > one)) < ONE_ERROR
+    return _share_below(one, other) < ONE_ERROR
+
+
+def _share_below(one: np.ndarray, other: np.ndarray) -> float:
+    """In which share of the draws that tell two steps apart the first is lower; 0 where none does.
+
+    Scores end at 0, where early steps often lie: a draw that puts both there says nothing for either.
+    """
+    lower, higher = int((one < other).sum()), int((one > other).sum())
+    return lower / (lower + higher) if lower + higher else 0.0
 
 
 def _stops(rows: Sequence[Row], best: int, chosen: StepVerdict, steps: Sequence[StepVerdict], draws: _Draws) -> bool:
@@ -266,7 +275,7 @@ def _reason(steps: Sequence[StepVerdict], samples: Mapping[int, np.ndarray], cho
     if highest.step == chosen.step:
         parts.append("the highest" if len(steps) > 1 else "the only one")
     else:
-        share = float(np.mean(samples[highest.step] > samples[chosen.step]))
+        share = _share_below(samples[chosen.step], samples[highest.step])
         parts.append(
             f"step {highest.step} has {highest.score}, better in {share:.0%} of the draws, less than one standard "
             "error: the earlier one had less time to copy"
