@@ -21,7 +21,6 @@ CLOSE = 0.7  # ratio of difflib from which a misspelled word is taken for anothe
 _WORD = re.compile(r"[a-z][a-z0-9_-]+")
 
 # Other names of options that set no field of a request, or a field by a file. Those of fields are in their table.
-_DIFFUSERS_MODEL = "pretrained-model-name-or-path"
 _OTHER_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "model": (
