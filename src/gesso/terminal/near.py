@@ -24,14 +24,8 @@ _WORD = re.compile(r"[a-z][a-z0-9_-]+")
 _OTHER_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "model": (
-            "ckpt",
-            "checkpoint",
-            "sd-model",
-            "sd-model-checkpoint",
-            "ckpt-name",
-            "model-id",
-            "model-path",
-            _DIFFUSERS_MODEL,
+            *("ckpt", "checkpoint", "sd-model", "sd-model-checkpoint", "ckpt-name", "model-id", "model-path"),
+            "pretrained-model-name-or-path",
         ),
         "image": ("init-image", "init-img", "input-image"),
         "hires": ("hires-fix", "hr-scale"),
