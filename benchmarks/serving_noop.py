@@ -26,9 +26,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 
 def main() -> None:
@@ -48,9 +51,9 @@ def main() -> None:
         try:
             assert server.stdout is not None
             address = server.stdout.readline().strip()
-            worker = child_of(server.pid)
+            await_worker(address)
             chance = random.Random(0)
-            ask(address, 1, 3, chance, same=options.same_bytes)  # the worker starts
+            ask(address, 1, 3, chance, same=options.same_bytes)
             ask(address, options.clients, 2, chance, same=options.same_bytes)
             alone = ask(address, 1, None, chance, same=options.same_bytes, most=options.repeats)
             worker = child_of(server.pid)
@@ -123,6 +126,16 @@ def child_of(pid: int) -> int:
             return int(found[0])
         time.sleep(0.1)
     raise SystemExit("the server has no worker")
+
+
+def await_worker(address: str) -> None:
+    """Wait until the worker has started, which takes long where others compute."""
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        with suppress(HTTPError), urlopen(f"{address}/readyz"):
+            return
+        time.sleep(0.2)
+    raise SystemExit("the worker does not start")
 
 
 # ---- the client ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Twenty times as many requests as can be drawn, for a minute: how fast the refusals are, and what is still drawn.
 
-    python benchmarks/serving_overload.py --seconds 60
+    python benchmarks/serving_overload.py --seconds 60 --warm-up 30
 
 A real server with a worker whose model takes `--picture-ms` a picture and no processor, as one on a GPU does. First its
 peak: as many clients as keep it busy. Then jobs are submitted at twenty times that rate, each at its time whatever
@@ -9,7 +9,8 @@ became of the one before (an open loop). The queue of 100 is full within seconds
 
     refusals    milliseconds to the answer of those that were refused, new connections included
     useful      pictures finished a second in the minute, beside the peak
-    memory      resident memory of server and worker at the end beside that after a sixth of the time
+    memory      resident memory of server and worker, MiB, at the begin, after each sixth of the time, and its growth;
+                `--warm-up` seconds of the same flood come before, in which the heap reaches its size
     recovery    seconds after the flood until a job is accepted again
 """
 
@@ -29,12 +30,13 @@ from typing import Any
 
 from gesso.serving.jobs import JobStatus
 from gesso.serving.store import JobStore
-from serving_noop import ask, child_of, quantiles
+from serving_noop import ask, await_worker, child_of, quantiles
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--warm-up", type=float, default=30.0, help="seconds of the same before; not measured")
     parser.add_argument("--times", type=float, default=20.0, help="the peak")
     parser.add_argument("--picture-ms", type=float, default=100.0)
     options = parser.parse_args()
@@ -49,11 +51,13 @@ def main() -> None:
             assert server.stdout is not None
             address = server.stdout.readline().strip()
             chance = random.Random(0)
+            await_worker(address)
             ask(address, 1, 3, chance, same=True)
             worker = child_of(server.pid)
             begin = time.perf_counter()
             peak = len(ask(address, 12, 15, chance, same=True)) / (time.perf_counter() - begin)
             store = JobStore(Path(folder) / "queue.sqlite3")
+            asyncio.run(submit(address, options.times * peak, options.warm_up, (), None))
             flood = asyncio.run(submit(address, options.times * peak, options.seconds, (server.pid, worker), store))
             begin = time.perf_counter()
             while asyncio.run(submit(address, 1, 1.0, (), None))["statuses"].get(202, 0) < 1:
@@ -75,7 +79,8 @@ def main() -> None:
                 "statuses": flood["statuses"],
                 "ms_of_refusals": quantiles(flood["refusals"]),
                 "useful_by_peak": round(flood["finished"] / flood["seconds"] / peak, 3),
-                "memory_growth": flood["growth"],
+                "memory_mib": flood["memory"],
+                "memory_growth": [round(each[-1] / each[0] - 1, 4) for each in flood["memory"]],
                 "recovery_seconds": round(recovery, 1),
             }
         )
@@ -120,10 +125,11 @@ async def submit(
         return 0 if store is None else store.counts().get(JobStatus.SUCCEEDED, 0)
 
     before, begin, tasks = done(), time.perf_counter(), set[asyncio.Task[None]]()
-    early: dict[int, int] = {}
+    memory: list[list[float]] = [[] for _ in pids]
     while (now := time.perf_counter() - begin) < seconds:
-        if now > seconds / 6 and not early:
-            early = {pid: resident(pid) for pid in pids}
+        if pids and now >= len(memory[0]) * seconds / 6:
+            for each, pid in zip(memory, pids, strict=True):
+                each.append(round(resident(pid) / 2**20, 2))
         while sent < now * rate:
             tasks.add(task := asyncio.create_task(one()))
             task.add_done_callback(tasks.discard)
@@ -131,7 +137,8 @@ async def submit(
         await asyncio.sleep(0.002)
     took = time.perf_counter() - begin
     finished = done() - before
-    late = {pid: resident(pid) for pid in pids}
+    for each, pid in zip(memory, pids, strict=True):
+        each.append(round(resident(pid) / 2**20, 2))
     await asyncio.gather(*tasks)
     for _, writer in free:
         writer.close()
@@ -141,7 +148,7 @@ async def submit(
         "statuses": dict(statuses),
         "refusals": refusals,
         "finished": finished,
-        "growth": [round(late[pid] / early[pid] - 1, 4) for pid in early],
+        "memory": memory,
     }
 
 

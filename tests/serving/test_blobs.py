@@ -84,6 +84,41 @@ def test_what_cannot_be_written_leaves_nothing(
     assert store.read(store.put(b"picture")) == b"picture"
 
 
+def test_a_write_that_fails_takes_nothing_away_from_who_relies_on_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = BlobStore(tmp_path), BlobStore(tmp_path)
+    first.path(first.put(b"picture")).unlink()  # leaves its folder, which waits for the disk as well
+    real_sync, real_link = os.fsync, os.link
+
+    def later(descriptor: int) -> None:
+        """The other one stores the same while this one waits for a disk that fails."""
+        patched.setattr(files.os, "fsync", real_sync)
+        second.put(b"picture")
+        raise OSError(errno.EIO, "")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files.os, "fsync", later)
+        with pytest.raises(GessoError):
+            first.put(b"picture")
+    path = second.path(hashlib.sha256(b"picture").hexdigest())
+    assert path.read_bytes() == b"picture" and files_in(tmp_path) == [path.name]
+    path.unlink()
+
+    def sooner(hidden: Path, path: Path) -> None:
+        """The other one has stored the same just before this one gives its file the name."""
+        patched.setattr(os, "link", real_link)
+        second.put(b"picture")
+        inodes.append(path.stat().st_ino)
+        real_link(hidden, path)
+
+    inodes: list[int] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", sooner)
+        first.put(b"picture")
+    assert files_in(tmp_path) == [path.name] and inodes == [path.stat().st_ino], "what is there is not replaced"
+
+
 def test_bytes_that_somebody_else_has_just_written_are_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

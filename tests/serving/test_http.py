@@ -763,13 +763,51 @@ def test_every_answer_has_an_id_and_harmless_headers(refusing: TestClient) -> No
     assert refusing.get("/v1/jobs", headers={"X-Request-Id": "a b"}).headers["x-request-id"] != "a b"
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"prompt": "a red car"}', "unknown field 'prompt', which belongs into `request`"),
+        (b'{"promt": "a red car"}', "unknown field 'promt'"),
+        (b'{"request": {"prompt": "a", "seed": 1e999}}', "a number is larger than 1e308"),
+        (b'{"request": {"prompt": "a", "seed": %d}}' % 2**70, "the number 1180591620717411303424 is larger than 2^64"),
+        (b'{"request": {"prompt": "a", "guidance_scale": NaN}}', "it has NaN, Infinity or a number of thousands"),
+        (
+            b'{"request": {"prompt": "a", "seed": ' + b"9" * 5000 + b"}}",
+            "it has NaN, Infinity or a number of thousands",
+        ),
+        (b'{"request": ' + b"[" * 3000 + b"]" * 3000 + b"}", "it is nested more than 32 deep"),
+        (b"{'request': {}}", "it cannot be parsed at character 1"),
+    ],
+    ids=range(8),
+)
+def test_what_is_wrong_with_a_body_is_said(refusing: TestClient, body: bytes, said: str) -> None:
+    code = "invalid_field" if said.startswith("unknown") else "invalid_request"
+    answer = refusing.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert said in problem(answer, 400, code)["detail"]
+
+
+def test_a_mark_of_the_order_of_bytes_is_ignored(refusing: TestClient) -> None:
+    """As programs on Windows write it; what comes behind it is read."""
+    body = b'\xef\xbb\xbf{"request": {"prompt": "a", "width": 7}}'
+    answer = refusing.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    problem(answer, 400, "invalid_field", "request.width")
+
+
+def test_a_parameter_of_another_kind_is_told_what_is_expected(refusing: TestClient) -> None:
+    found = problem(refusing.get("/v1/jobs?limit=abc"), 400, "invalid_field", "limit")
+    assert found["detail"] == "limit is 'abc', expected a whole number"
+
+
 def test_methods_and_addresses_that_are_not_there(refusing: TestClient) -> None:
     for method in ("TRACE", "PUT", "PATCH", "FOO"):
         problem(refusing.request(method, "/v1/jobs"), 405, "method_not_allowed")
     answer = refusing.delete("/v1/jobs")
     problem(answer, 405, "method_not_allowed")
-    assert "GET" in answer.headers["allow"] or "POST" in answer.headers["allow"]
-    for path in ("//v1/jobs", "/v1/jobs/", "/v1//jobs", "/V1/jobs", "/docs", "/redoc"):
-        problem(refusing.get(path), 404, "not_found")
+    assert answer.headers["allow"] == "GET, HEAD, POST"
+    assert refusing.options("/sdapi/v1/txt2img").headers["allow"] == "POST"
+    for path in ("//v1/jobs", "/V1/jobs", "/docs", "/redoc", "/docs/"):
+        assert "did you mean" not in problem(refusing.get(path), 404, "not_found")["detail"]
+    for path in ("/v1/jobs/", "/v1//jobs"):
+        assert "did you mean /v1/jobs?" in problem(refusing.get(path), 404, "not_found")["detail"]
     answer = refusing.post("/v1/jobs/x", headers={"X-HTTP-Method-Override": "DELETE"})
     problem(answer, 405, "method_not_allowed")

@@ -216,6 +216,47 @@ def test_what_is_no_plain_request_is_refused_and_hung_up_on(address: tuple[str, 
     assert len(STATUS.findall(got)) == 1, "the rest was taken for a request of its own"
 
 
+@pytest.mark.parametrize(
+    ("target", "header", "status"),
+    [
+        (b"http://localhost/healthz", b"localhost", b"200"),
+        (b"HTTP://LOCALHOST:7860/healthz", b"evil.example", b"200"),  # the target says which host is meant
+        (b"https://draw.example/v1/jobs?limit=3", b"localhost", b"200"),
+        (b"http://localhost/v1/jobs?a=/b", b"localhost", b"400"),  # no such parameter
+        (b"http://evil.example/healthz", b"localhost", b"421"),
+        (b"http://user@localhost/healthz", b"localhost", b"400"),
+        (b"http:///healthz", b"localhost", b"400"),
+        (b"http://localhost#/healthz", b"localhost", b"400"),
+        (b"ftp://localhost/healthz", b"localhost", b"400"),
+    ],
+)
+def test_a_target_may_be_a_whole_address(address: tuple[str, int], target: bytes, header: bytes, status: bytes) -> None:
+    """RFC 9112, 3.2.2: it counts, and the Host header does not."""
+    got = told(address, b"GET %b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % (target, header))
+    assert got.startswith(b"HTTP/1.1 " + status), got[:300]
+
+
+def test_a_whole_address_may_lack_a_path_and_needs_a_host_header(address: tuple[str, int]) -> None:
+    got = told(address, b"GET http://localhost?a=/b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert b'"field":"a"' in got, "the path is / and the query a=/b"
+    for hosts in (b"", b"Host: localhost\r\nHost: localhost\r\n"):
+        got = told(address, b"GET http://localhost/healthz HTTP/1.1\r\n%b\r\n" % hosts)
+        assert got.startswith(b"HTTP/1.1 400 "), got[:300]
+
+
+def test_the_log_has_few_lines_about_what_is_no_http(made: Context, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with server(made) as url:
+        place = "127.0.0.1", int(url.rpartition(":")[2])
+        for data in (b"hello\r\n\r\n", b"\x16\x03\x01\x02\r\n\r\n", b"GET / HTTP/1.1\r\nX\x00: 1\r\n\r\n") * 5:
+            assert told(place, data).startswith(b"HTTP/1.1 400 ")
+        lines = [
+            record for record in caplog.records if record.name != "asyncio" and "127.0.0.1" in str(record.__dict__)
+        ]
+        assert [(record.name, getattr(record, "status", None)) for record in lines] == [("gesso.api.protocol", 400)]
+        assert "the request is not valid HTTP/1.1" in lines[0].getMessage()
+
+
 def test_a_request_hidden_behind_another_is_not_read(made: Context, address: tuple[str, int]) -> None:
     hidden = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     got = told(address, b"GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n" + hidden)

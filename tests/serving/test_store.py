@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from sqlalchemy import create_engine, event, text
 
 from gesso.errors import GessoError
 from gesso.serving.gallery import Filter, Gallery
-from gesso.serving.jobs import Drawn, JobStatus, Lease, NewJob, Output, Work, Worker
+from gesso.serving.jobs import Drawn, JobStatus, Lease, NewJob, Output, Upload, Work, Worker
 from gesso.serving.rows import cost_of
 from gesso.serving.store import TRASH_SECONDS, JobStore
 from gesso.serving.tables import REVISION, metadata
@@ -218,13 +219,55 @@ def test_several_are_accepted_together_or_not_at_all(url: str) -> None:
     store.close()
 
 
+def test_a_picture_that_is_sent_again_and_again_waits_for_the_disk_now_and_then(
+    store: JobStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    real = store.database.sync
+    monkeypatch.setattr(store.database, "sync", lambda: (waited.append(clock.now), real()))
+    picture = store.add_upload("ann", "a" * 64, nbytes=3, width=8, height=8, keep_seconds=100)
+    begin = clock.now
+    for _ in range(30):
+        clock.now += 1
+        kept = store.keep_upload("ann", "a" * 64, 100)
+        assert kept is not None and kept.id == picture.id and (kept.expires_at or 0) >= clock.now + 100
+    assert waited == [begin, begin + 1, begin + 12, begin + 23]
+    other = JobStore(
+        store.database.engine.url.render_as_string(hide_password=False), clock=clock
+    )  # has not seen that row reach the disk
+    clock.now -= 5
+    monkeypatch.setattr(other.database, "sync", lambda: waited.append(-1.0))
+    assert other.keep_upload("ann", "a" * 64, 100) == kept and waited[-1] == -1.0
+    assert other.keep_upload("ann", "a" * 64, 100) == kept and waited.count(-1.0) == 1
+    other.close()
+
+
+def test_uploads_of_two_at_once_keep_their_bound_and_their_names(store: JobStore) -> None:
+    def add(number: int, **how: object) -> Upload | GessoError:
+        try:
+            return store.add_upload("ann", f"{number:064x}", nbytes=10, width=8, height=8, **how)  # type: ignore[arg-type]
+        except GessoError as error:
+            return error
+
+    with ThreadPoolExecutor(8) as pool:
+        same = list(pool.map(lambda _: add(0, once=True), range(16)))
+        assert len({one.id for one in same if isinstance(one, Upload)}) == 1, "the same bytes are one picture"
+        names = ("cat (1).png", "cat (2).png", "cat (3).png")
+        named = list(pool.map(lambda number: add(number, name="cat.png", other_names=names), range(1, 5)))
+        assert sorted(one.name for one in named if isinstance(one, Upload)) == ["cat (1).png", *names[1:], "cat.png"]
+        bounded = list(pool.map(lambda number: add(number, max_bytes=80), range(5, 21)))
+    errors = [one for one in bounded if isinstance(one, GessoError)]
+    assert len(errors) == 13 and {error.code for error in errors} == {"too_large"}
+    assert add(99, max_bytes=90).id  # type: ignore[union-attr]
+
+
 def test_a_job_draws_from_pictures_of_its_owner(store: JobStore, clock: Clock) -> None:
     picture = store.add_upload("ann", "a" * 64, nbytes=3, width=8, height=8, name="x", keep_seconds=60)
     assert store.get_upload(picture.id, "ann") == picture == store.find_upload("ann", "a" * 64)
     assert store.keep_upload("ann", "a" * 64, 30) == picture, "it is kept longer than that already"
     clock.now += 50
     again = store.keep_upload("ann", "a" * 64, 60)
-    assert again is not None and (again.id, again.expires_at) == (picture.id, clock.now + 60)
+    assert again is not None and (again.id, again.expires_at) == (picture.id, clock.now + 66), "a tenth longer"
     clock.now -= 50
     assert store.keep_upload("bob", "a" * 64, 60) is None
     assert refused(store.get_upload, picture.id, "bob").code == "asset_missing"

@@ -1,7 +1,9 @@
 """Bodies of requests: JSON that is read strictly and within bounds, then checked against a dataclass."""
 
+import json
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -10,11 +12,13 @@ from gesso import strict_json
 from gesso.api.problems import HttpError, not_json
 from gesso.errors import short
 from gesso.request.checks import RequestError
+from gesso.request.request import TextToImageRequest
 from gesso.request.typed import convert
 
 MAX_DEPTH = 32
 MAX_KEYS = 20_000  # keys and values in all
 _WHAT = "body"
+_REQUEST = frozenset(one.name for one in fields(TextToImageRequest))
 
 T = TypeVar("T")
 
@@ -42,14 +46,17 @@ async def json_object(request: Request, *, optional: bool = False) -> dict[str, 
 def parse_object(data: bytes) -> dict[str, Any]:
     """A JSON object, within bounds. Raises HttpError."""
     try:
-        values = strict_json.loads(data.decode("utf-8"))
+        values = strict_json.loads(data.decode("utf-8-sig"))  # some write a mark at the begin, which may be ignored
     except UnicodeDecodeError:
         raise not_json("it is not UTF-8") from None
     except strict_json.RepeatedKeyError as error:
         raise not_json(f"the key {short(error.key)} comes twice") from None
-    except (ValueError, RecursionError) as error:
-        where = f" at character {error.pos}" if hasattr(error, "pos") else ""
-        raise not_json(f"it cannot be parsed{where}") from None
+    except json.JSONDecodeError as error:
+        raise not_json(f"it cannot be parsed at character {error.pos}") from None
+    except RecursionError:
+        raise not_json(f"it is nested more than {MAX_DEPTH} deep") from None
+    except ValueError:
+        raise not_json("it has NaN, Infinity or a number of thousands of digits") from None
     if not isinstance(values, dict):
         raise not_json("it is of another type")
     _check_bounds(values)
@@ -75,9 +82,9 @@ def _check_bounds(values: dict[str, Any]) -> None:
                 if isinstance(text, str) and not _is_text(text):
                     raise not_json("a text has a NUL character or half a surrogate pair")
                 if isinstance(text, float) and not math.isfinite(text):
-                    raise not_json("a number is too large")
+                    raise not_json("a number is larger than 1e308")
                 if isinstance(text, int) and abs(text) > 2**64:
-                    raise not_json("a number is too large")
+                    raise not_json(f"the number {short(text)} is larger than 2^64, which nothing here may be")
         count += len(below)
         if count > MAX_KEYS:
             raise not_json(f"it has more than {MAX_KEYS} values")
@@ -103,7 +110,11 @@ def checked(cls: type[T], values: dict[str, Any]) -> T:
     try:
         made: T = convert(cls, values, _WHAT)
     except RequestError as error:
-        raise renamed(error, _WHAT, "") from None
+        refused = renamed(error, _WHAT, "")
+        has_request = "request" in {one.name for one in fields(cls)}  # type: ignore[arg-type]
+        if has_request and refused.field in _REQUEST and "known" in refused.data:
+            refused.detail += ", which belongs into `request`"
+        raise refused from None
     return made
 
 

@@ -108,7 +108,8 @@ def not_json(why: str) -> HttpError:
 
 
 def as_json(value: Any) -> bytes:
-    """JSON as all answers have it; NaN, which JSON does not have, is null."""
+    """JSON as all answers have it. NaN and infinity, which JSON does not have, are null: requests can hold neither, and
+    a figure that came out so is unknown, which is no reason to withhold the rest of an answer."""
     return msgspec.json.encode(value)
 
 

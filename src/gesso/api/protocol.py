@@ -10,9 +10,12 @@ The parser is llhttp, that of Node.js, through httptools: h11, in Python, took a
 """
 
 import asyncio
+import logging
 import re
+import time
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gesso.api.problems import HttpError
@@ -29,8 +32,31 @@ _REQUEST_LINE = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+ [!-~]+ http/1\.[01]")
 _AMBIGUOUS = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
+SAID_SECONDS = 10.0  # between two lines of the log about requests that are not valid HTTP
+
+log = logging.getLogger(__name__)
+
+
 class EarlyError(Exception):
     """The next request came before the answer to the one before."""
+
+
+class Malformed:
+    """Tells the log of requests that are not valid HTTP, as scanners send them by the thousand: a line now and then."""
+
+    def __init__(self) -> None:
+        self._next, self._more = 0.0, 0
+
+    def tell(self, error: HttpError, client: tuple[str, int] | None) -> None:
+        """Of one, or count it."""
+        now = time.monotonic()
+        if now < self._next:
+            self._more += 1
+            return
+        more = f" ({self._more} more of that kind before)" if self._more else ""
+        self._next, self._more = now + SAID_SECONDS, 0
+        words = {"client": client[0] if client else None, "status": error.status}
+        log.info("refused: %s%s", error.detail, more, extra=words)
 
 
 class StrictProtocol(HttpToolsProtocol):
@@ -38,6 +64,7 @@ class StrictProtocol(HttpToolsProtocol):
 
     header_timeout = 10.0
     write_timeout = 30.0  # in which a client has to take something of what was sent
+    malformed: "Malformed"
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -74,7 +101,16 @@ class StrictProtocol(HttpToolsProtocol):
             data = self._checked(data)
             if not data:
                 return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:  # of an early request as well, whose answer is that to the one before
+            if not self._is_early:
+                self._refuse(HttpError(400, "invalid_request", "the request is not valid HTTP/1.1"))
+            return
+        except httptools.HttpParserUpgrade:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
         self._received += len(data)
         if self._received - self._nbytes > FREE_FRAMING + FRAMING_PER_BYTE * self._nbytes:
             self._refuse(HttpError(400, "invalid_request", "the body's chunks hold next to nothing"))
@@ -109,6 +145,12 @@ class StrictProtocol(HttpToolsProtocol):
             return b""
         if not _REQUEST_LINE.fullmatch(first):
             self._refuse(HttpError(400, "invalid_request", "the request is not valid HTTP/1.1"))
+            return b""
+        method, target, _ = first.split(b" ")
+        if target.startswith((b"http://", b"https://")):
+            head = _origin_form(head.removeprefix(b"\r\n"))
+        elif not target.startswith(b"/") and target != b"*" and method != b"connect":
+            self._refuse(HttpError(400, "invalid_request", "the target is neither a path nor an http address"))
             return b""
         # An offer to go on in what is not spoken here, such as h2c, may be ignored; the parser would drop the body.
         kept = [line for line in head.split(b"\r\n") if not _is_other_upgrade(line.lower())]
@@ -146,16 +188,12 @@ class StrictProtocol(HttpToolsProtocol):
             self.transport.close()
         super().on_response_complete()
 
-    def send_400_response(self, msg: str) -> None:
-        """In place of uvicorn's plain text."""
-        if self._is_early:
-            return
-        self._refuse(HttpError(400, "invalid_request", "the request is not valid HTTP/1.1"))
-
     def _refuse(self, error: HttpError) -> None:
         self._stop_deadline()
         if self.transport.is_closing():
             return
+        if error.status != 408:  # an idle connection is no fault
+            self.malformed.tell(error, self.client)
         body = error.response().body
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             status = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}[error.status]
@@ -187,6 +225,20 @@ class StrictProtocol(HttpToolsProtocol):
         self._refuse(HttpError(408, "timeout", f"the request's headers did not arrive in {self.header_timeout:g} s"))
 
 
+def _origin_form(head: bytes) -> bytes:
+    """A head whose target is a whole address, as a proxy is asked, as one with the path alone: the name in the address
+    is the host that is meant, whatever the Host header says (RFC 9112, 3.2.2). One that has no such header, or several,
+    keeps none that is valid."""
+    first, *lines = head.split(b"\r\n")
+    method, target, version = first.split(b" ")
+    authority, slash, rest = re.sub(rb"^https?://", b"", target, flags=re.IGNORECASE).partition(b"/")
+    host, mark, query = authority.partition(b"?")
+    hosts = [line for line in lines if line.lower().startswith(b"host:")]
+    kept = [line for line in lines if line not in hosts] + [b"Host: " + host] * len(hosts)
+    path = b"/" + (mark + query + slash + rest if mark else rest)
+    return b"\r\n".join([b"%b %b %b" % (method, path, version), *kept])
+
+
 def _value(line: bytes) -> bytes:
     return line.partition(b":")[2].strip(b" \t")
 
@@ -196,5 +248,5 @@ def _is_other_upgrade(line: bytes) -> bool:
 
 
 def protocol(header_timeout: float) -> type[Any]:
-    """The protocol with a deadline, for `uvicorn.Config(http=...)`."""
-    return type("Protocol", (StrictProtocol,), {"header_timeout": header_timeout})
+    """The protocol of one server, with a deadline, for `uvicorn.Config(http=...)`."""
+    return type("Protocol", (StrictProtocol,), {"header_timeout": header_timeout, "malformed": Malformed()})

@@ -1,12 +1,11 @@
 """Pictures that somebody sent, as uploads of their own: one place for all surfaces, with one bound on what is kept."""
 
-from sqlalchemy import func, select
+from collections.abc import Sequence
 
 from gesso.api.context import Call
 from gesso.api.problems import HttpError
 from gesso.errors import GessoError
 from gesso.serving.jobs import Upload
-from gesso.serving.tables import uploads
 
 
 def keep_bytes(
@@ -23,23 +22,42 @@ def keep_bytes(
         digest = context.blobs.put(data)
         if (known := context.store.keep_upload(owner, digest, seconds)) is not None:
             return known, False
-        return add_upload(call, digest, len(data), size, name, seconds=seconds), True
     except GessoError as error:
         raise HttpError.of(error) from None
+    return add_upload(call, digest, len(data), size, name, seconds=seconds, once=True), True
 
 
 def add_upload(
-    call: Call, digest: str, nbytes: int, size: tuple[int, int], name: str, *, seconds: float | None
+    call: Call,
+    digest: str,
+    nbytes: int,
+    size: tuple[int, int],
+    name: str,
+    *,
+    seconds: float | None,
+    other_names: Sequence[str] = (),
+    once: bool = False,
 ) -> Upload:
-    """A new upload of bytes that are stored already. Raises HttpError (413) where its owner has no room for more."""
-    context, owner = call.context, call.new_owner
-    used = select(func.coalesce(func.sum(uploads.c.nbytes), 0)).where(uploads.c.owner == owner)
-    with context.store.database.reading() as connection:
-        total = int(connection.execute(used).scalar_one())
-    if total + nbytes > context.settings.max_assets:
-        detail = f"your uploads have {total} bytes, and at most {context.settings.max_assets} are kept; delete some"
-        raise HttpError(413, "too_large", detail, data={"high": context.settings.max_assets})
+    """A new upload of bytes that are stored already, see `JobStore.add_upload`. Blocks.
+
+    Raises HttpError: 413 where its owner has no room for more, and what storing raises.
+    """
+    context, most = call.context, call.context.settings.max_assets
     width, height = size
-    return context.store.add_upload(
-        owner, digest, nbytes=nbytes, width=width, height=height, name=name, keep_seconds=seconds
-    )
+    try:
+        return context.store.add_upload(
+            call.new_owner,
+            digest,
+            nbytes=nbytes,
+            width=width,
+            height=height,
+            name=name,
+            other_names=other_names,
+            keep_seconds=seconds,
+            max_bytes=most,
+            once=once,
+        )
+    except GessoError as error:
+        if error.code != "too_large":
+            raise HttpError.of(error) from None
+        raise HttpError(413, "too_large", error.one_line, data={"high": most}) from None

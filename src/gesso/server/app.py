@@ -1,6 +1,7 @@
 """The application: all routes behind the guard."""
 
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_KINDS = {"int_parsing": "a whole number", "float_parsing": "a number", "bool_parsing": "true or false"}
 _STATUS_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -205,12 +207,24 @@ async def _gesso_error(request: Request, error: Exception) -> Response:
 async def _framework_error(request: Request, error: Exception) -> Response:
     """No such route or method."""
     assert isinstance(error, HTTPException)
-    code = _STATUS_CODES.get(error.status_code, "invalid_request")
-    detail = {
-        404: "there is nothing at this address; GET /openapi.json lists what there is",
-        405: "this address has no such method",
-    }.get(error.status_code, "the request cannot be understood")
-    return _answered(request, HttpError(error.status_code, code, detail, headers=dict(error.headers or {})))
+    status, path, headers = error.status_code, request.scope["path"], dict(error.headers or {})
+    detail = "the request cannot be understood"
+    if status == 404:
+        near = re.sub("/+", "/", path).rstrip("/")
+        hint = f" (did you mean {near}?)" if near != path and len(near) < 200 and _methods(request.app, near) else ""
+        detail = f"there is nothing at this address{hint}; GET /openapi.json lists what there is"
+    elif status == 405:  # the framework names those of the first of several routes
+        headers["Allow"] = ", ".join(_methods(request.app, path))
+        detail = f"this address has no such method; it has {headers['Allow']}"
+    code = _STATUS_CODES.get(status, "invalid_request")
+    return _answered(request, HttpError(status, code, detail, headers=headers))
+
+
+def _methods(app: FastAPI, path: str) -> list[str]:
+    """What may be asked of an address, sorted; GET is answered to HEAD as well."""
+    routes = [route for route in app.routes if isinstance(route, APIRoute) and route.path_regex.match(path)]
+    found = {method for route in routes for method in route.methods}
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
 
 async def _parameter_error(request: Request, error: Exception) -> Response:
@@ -225,7 +239,8 @@ async def _parameter_error(request: Request, error: Exception) -> Response:
     expected = ", ".join(str(bounds[key]) for key in ("expected", "ge", "le", "max_length") if key in bounds)
     words = {"ge": "at least ", "le": "at most ", "max_length": "at most that many characters: "}
     word = next((text for key, text in words.items() if key in bounds), "")
-    detail = f"{name} is {short(value)}, expected {word}{expected or 'another value'}"
+    expected = expected or _KINDS.get(first["type"], "another value")
+    detail = f"{name} is {short(value)}, expected {word}{expected}"
     return _answered(request, HttpError(400, "invalid_field", detail, field=name, data={"value": shown(value)}))
 
 

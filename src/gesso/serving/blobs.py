@@ -55,7 +55,8 @@ class BlobStore:
             if self._is_there(path, data):
                 return digest
             self._make(path.parent)  # one of 256, so that it is nearly always there: a new folder waits for the disk
-            self._write(path, data)
+            if not self._write(path, data) and not self._is_there(path, data):
+                self._write(path, data, over=True)  # a broken disk has made something else of it
         except OSError as error:
             if error.errno in _FULL:
                 raise GessoError(
@@ -81,8 +82,11 @@ class BlobStore:
             return False
         return True
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def _write(self, path: Path, data: bytes, *, over: bool = False) -> bool:
         """A new blob. Both are on the disk when this returns: its bytes, and its name.
+
+        over  it takes the place of what has the name already; else that stays, since somebody may rely on it, and this
+              returns False
 
         Unlike other files it has its name before its bytes are kept, so that one wait serves both. What a power failure
         leaves then, a name without all of its bytes, is named by no row, and is written again by whoever has the bytes.
@@ -93,18 +97,34 @@ class BlobStore:
                 left = memoryview(data)
                 while left:
                     left = left[handle.write(left) :]
-                os.replace(hidden, path)
+                if not _name(hidden, path, over):
+                    return False
+                mark = _mark(handle.fileno())
                 try:
                     os.fsync(handle.fileno())
                 except OSError:
-                    path.unlink(missing_ok=True)
+                    self._withdraw(path, mark)
                     raise
-                mark = _mark(handle.fileno())
             sync_folder(path.parent)
         finally:
             with suppress(OSError):
                 hidden.unlink(missing_ok=True)
         self._remember(path.name, mark)
+        return True
+
+    def _withdraw(self, path: Path, mark: tuple[int, int]) -> None:
+        """Delete a blob that the disk did not take, unless somebody else has written or wanted it meanwhile.
+
+        It is moved aside first, as by a sweep, so that what is looked at is what is deleted.
+        """
+        aside = _aside(path)
+        with suppress(OSError):
+            os.rename(path, aside)
+            found = aside.stat()
+            if (found.st_ino, found.st_mtime_ns) == mark:
+                aside.unlink()
+            else:
+                os.rename(aside, path)
 
     def _remember(self, name: str, mark: tuple[int, int]) -> None:
         """That this file is on the disk."""
@@ -180,7 +200,7 @@ class BlobStore:
         It is moved aside first: whoever stores them later finds nothing there, and writes them; whoever did before has
         touched the file, which then goes back.
         """
-        aside = path.with_name(f".{path.name}{_ASIDE}")
+        aside = _aside(path)
         try:
             os.rename(path, aside)
             if _modified(aside) >= oldest or referenced([path.name]):
@@ -226,6 +246,26 @@ class BlobStore:
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             sync_folder(folder.parent)
+
+
+def _name(hidden: Path, path: Path, over: bool) -> bool:
+    """Give a file its name. -> False where another has it, and is not to be written over"""
+    if not over:
+        try:
+            os.link(hidden, path)
+            return True
+        except FileExistsError:
+            return False
+        except OSError:  # there are no links on this disk
+            if path.exists():
+                return False
+    os.replace(hidden, path)
+    return True
+
+
+def _aside(path: Path) -> Path:
+    """Where a blob is moved before it is deleted."""
+    return path.with_name(f".{path.name}{_ASIDE}")
 
 
 def _mark(descriptor: int) -> tuple[int, int]:

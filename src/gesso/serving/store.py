@@ -14,6 +14,7 @@ when two workers died with it.
 import base64
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import chain, count, takewhile, zip_longest
@@ -63,6 +64,8 @@ MAX_CRASHES = 2
 MAX_PAGE = 1000
 TRASH_SECONDS = 7 * 86_400.0  # for which a deleted picture can be brought back
 LAPSE_SECONDS = 0.5  # between two looks for leases that have lapsed, while other jobs wait
+_REMEMBERED = 1024  # uploads whose rows are known to be on the disk
+_KEPT_LONGER = 0.1  # of the time for which an upload is kept again, beyond what was asked for
 WARM_CHOICE = 8  # jobs of an owner among which one for a loaded model may go first ...
 WARM_PATIENCE = 20.0  # ... unless the first has waited for so many seconds
 _WAITS = (
@@ -105,6 +108,7 @@ class JobStore:
         self._clock, self._ids = clock, Ids(clock)
         self._accept = Together(self._accept_together)
         self._lapses_seen = 0.0
+        self._kept_uploads: dict[str, float | None] = {}  # rows that are on the disk for sure -> until when they stay
 
     def close(self) -> None:
         """Close all connections."""
@@ -423,11 +427,19 @@ class JobStore:
         height: int,
         content_type: str = "image/png",
         name: str = "",
+        other_names: Sequence[str] = (),
         keep_seconds: float | None = None,
+        max_bytes: int | None = None,
+        once: bool = False,
     ) -> Upload:
         """Record an uploaded picture, whose bytes are in the blob store already.
 
+        other_names   the first of `name` and these by which none of its owner's pictures is known is its name
         keep_seconds  it is forgotten after so long, unless a job draws from it; None: never
+        max_bytes     that all pictures of its owner may have together
+        once          where its owner has the same bytes already, that picture is returned in place of a new one
+
+        Raises GessoError (code too_large, data: total) where its owner has no room for more.
         """
         now = self._clock()
         upload = Upload(
@@ -443,12 +455,32 @@ class JobStore:
             expires_at=None if keep_seconds is None else now + keep_seconds,
         )
 
-        def work(connection: Connection) -> None:
-            if connection.execute(select(uploads.c.id).where(uploads.c.id == upload.id)).one_or_none() is None:
-                connection.execute(insert(uploads).values(**asdict(upload)))
+        def work(connection: Connection) -> Upload:
+            known = connection.execute(select(uploads).where(uploads.c.id == upload.id)).one_or_none()
+            if known is None and once:
+                known = connection.execute(_same_upload(owner, digest)).one_or_none()
+            if known is not None:
+                return upload_of(known)
+            mine = uploads.c.owner == owner
+            if max_bytes is not None:
+                used = select(func.coalesce(func.sum(uploads.c.nbytes), 0)).where(mine)
+                if (total := int(connection.scalar(used) or 0)) + nbytes > max_bytes:
+                    raise GessoError(
+                        f"your uploads have {total} bytes, and at most {max_bytes} are kept; delete some",
+                        code="too_large",
+                        data={"total": total},
+                    )
+            new = upload
+            if other_names:
+                names = (name, *other_names)
+                taken = set(connection.scalars(select(uploads.c.name).where(mine, uploads.c.name.in_(names))))
+                new = replace(upload, name=next((one for one in names if one not in taken), names[-1]))
+            connection.execute(insert(uploads).values(**asdict(new)))
+            return new
 
-        self._write(work)
-        return upload
+        made = self._write(work)
+        self._remember(made)
+        return made
 
     def get_upload(self, id: str, owner: str | None = None) -> Upload:
         """An uploaded picture of an owner; None: whoever it belongs to. Raises GessoError (code asset_missing)."""
@@ -471,20 +503,37 @@ class JobStore:
         """The same, which is kept for so long from now at least, as one that is new; None: for ever.
 
         id  of several with the same bytes, this one
+
+        It is kept somewhat longer, so that who draws from one picture again and again waits for the disk now and then.
         """
-        if self.find_upload(owner, digest) is None:
+        row = self._read(lambda connection: connection.execute(_same_upload(owner, digest, id)).one_or_none())
+        if row is None:
             return None
         until = None if keep_seconds is None else self._clock() + keep_seconds
+        if self._kept_uploads.get(row.id, False) == row.expires_at and _lasts(row, until):
+            return upload_of(row)
 
         def work(connection: Connection) -> Row[Any] | None:
             row = connection.execute(_same_upload(owner, digest, id)).one_or_none()
-            if row is None or row.expires_at is None or (until is not None and row.expires_at >= until):
+            if row is None or _lasts(row, until):
                 return row
-            kept = update(uploads).where(uploads.c.id == row.id).values(expires_at=until)
+            later = None if until is None or keep_seconds is None else until + keep_seconds * _KEPT_LONGER
+            kept = update(uploads).where(uploads.c.id == row.id).values(expires_at=later)
             return connection.execute(kept.returning(uploads)).one_or_none()
 
         row = self._write(work)
-        return None if row is None else upload_of(row)
+        if row is None:
+            return None
+        kept = upload_of(row)
+        self._remember(kept)
+        return kept
+
+    def _remember(self, upload: Upload) -> None:
+        """That the row of an upload is on the disk, as it is now."""
+        self._kept_uploads[upload.id] = upload.expires_at
+        if len(self._kept_uploads) > _REMEMBERED:
+            with suppress(KeyError, StopIteration, RuntimeError):  # another thread was faster
+                del self._kept_uploads[next(iter(self._kept_uploads))]
 
     def delete_upload(self, id: str, owner: str | None = None) -> None:
         """Forget an uploaded picture. Raises GessoError: asset_missing, asset_in_use."""
@@ -1004,6 +1053,11 @@ def _held(lease: Lease) -> tuple[Any, ...]:
 def _same_upload(owner: str, digest: str, id: str | None = None) -> Any:
     same = [uploads.c.owner == owner, uploads.c.digest == digest, *([] if id is None else [uploads.c.id == id])]
     return select(uploads).where(*same).order_by(uploads.c.expires_at.desc().nulls_first(), uploads.c.id).limit(1)
+
+
+def _lasts(row: Row[Any], until: float | None) -> bool:
+    """Whether an upload is kept until then; None: for ever."""
+    return row.expires_at is None or (until is not None and row.expires_at >= until)
 
 
 def _job_row(connection: Connection, id: str, owner: str | None) -> Row[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gesso import __version__
+from gesso.api.problems import as_json
 from gesso.pictures.infotext import infotext
 from gesso.pictures.infotext_reading import read_infotext
 from gesso.request.names import sampler_label
@@ -38,7 +39,7 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
 def images_response(job: Job, asked: Asked, data: Mapping[str, bytes]) -> dict[str, Any]:
     """The answer of txt2img and img2img.  data: bytes by the ids of the pictures"""
     images = [base64.b64encode(data[output.id]).decode("ascii") for output in job.outputs] if asked.send_images else []
-    return {"images": images, "parameters": asked.parameters, "info": json.dumps(info(job, asked), ensure_ascii=False)}
+    return {"images": images, "parameters": asked.parameters, "info": as_json(info(job, asked)).decode()}
 
 
 def info(job: Job, asked: Asked) -> dict[str, Any]:

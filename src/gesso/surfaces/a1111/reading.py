@@ -107,6 +107,7 @@ FILLS = ("fill", "original", "noise", "nothing")
 HIRES_STRENGTH = 0.75
 MAX_SEED = 2**64 - 1
 _SAME = ("", "None", "Use same sampler", "Use same scheduler", "Use same checkpoint")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?")
 _NETWORK = re.compile(r"<\w+:[^>]+>")
 # Fields of a request -> what clients call them, for errors.
 NAMES: Mapping[str, str] = {
@@ -192,13 +193,13 @@ class _Body:
         return bool(value)
 
     def number(self, name: str) -> float:
-        value = self.value(name)
+        value = _numeric(self.value(name))
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self.bad(name, "a number")
         return float(value)
 
     def int(self, name: str, low: int, high: int) -> int:
-        value = self.value(name)
+        value = _numeric(self.value(name))
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -219,6 +220,13 @@ class _Body:
 
     def bad(self, name: str, expected: str) -> Exception:
         return refusal(f"{name} is {short(self.value(name))}, expected {expected}", name, code="invalid_value")
+
+
+def _numeric(value: Any) -> Any:
+    """A number that came as a text, as that: the web UI takes "-1" for -1, and forms send it so."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        return float(value) if "." in value else int(value)
+    return value
 
 
 def read_body(given: Mapping[str, Any], known: Known, *, is_img2img: bool) -> Asked:

@@ -6,7 +6,7 @@ A name never becomes a path: uploads are rows with a name, and a result is found
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 from sqlalchemy import select
@@ -24,6 +24,7 @@ from gesso.surfaces.surface import png
 
 KINDS = ("input", "temp", "output")
 ASSET = "asset:"  # before the id of an upload or a result, in place of a name
+MAX_SAME = 1000  # pictures with names that differ by their numbers alone
 MAX_NAME = 100  # characters of a name or a folder
 MAX_LISTED = 200  # uploads that LoadImage chooses from
 _RESULT = re.compile(r"(?:.*_)?([0-9A-Za-z]{1,40}-[0-9]{1,4})_\.(?:png|jpg|webp|avif)", re.DOTALL)
@@ -148,17 +149,21 @@ def keep_named(call: Call, image: Image.Image, name: FileName, *, overwrite: boo
     """Keep a decoded picture under a name, or under another one where that is taken. Raises HttpError."""
     context, owner = call.context, call.new_owner
     data, seconds = png(image), context.settings.keep_uploads
-    digest = context.blobs.put(data)
     stem, dot, ending = name.name.rpartition(".")
-    for number in range(1, 1000):
-        known = find_upload(call, name)
-        if known is not None and known.digest == digest:
-            return context.store.keep_upload(owner, digest, seconds, id=known.id) or known, name
-        if known is None or overwrite:
-            break
-        name = FileName(f"{stem or ending} ({number}){dot}{ending if stem else ''}", name.subfolder, name.kind)
-    upload = add_upload(call, digest, len(data), image.size, str(name), seconds=seconds)
-    return upload, name
+    others = [f"{stem or ending} ({number}){dot}{ending if stem else ''}" for number in range(1, MAX_SAME)]
+    names = [name] if overwrite else [name, *(replace(name, name=other) for other in others)]
+    try:
+        digest = context.blobs.put(data)
+        for one in names:
+            if (known := find_upload(call, one)) is None:
+                break
+            if known.digest == digest:
+                return context.store.keep_upload(owner, digest, seconds, id=known.id) or known, one
+    except GessoError as error:
+        raise HttpError.of(error) from None
+    texts = [str(one) for one in names]
+    upload = add_upload(call, digest, len(data), image.size, texts[0], seconds=seconds, other_names=texts[1:])
+    return upload, names[texts.index(upload.name)]
 
 
 def opened(call: Call, upload: Upload) -> Image.Image:

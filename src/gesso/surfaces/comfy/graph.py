@@ -106,6 +106,9 @@ def read_graph(prompt: Any, choices: Choices, *, only: Sequence[str] | None = No
         raise PromptRefusedError(
             "invalid_prompt", "Invalid prompt", f"{len(prompt)} nodes, expected at most {MAX_NODES}"
         )
+    if isinstance(prompt.get("nodes"), list):
+        detail = "this is a workflow as the editor saves it; export it in the format of the API"
+        raise PromptRefusedError("invalid_prompt", "Invalid prompt", detail)
     types = {id: _type_of(id, values) for id, values in prompt.items()}
     outputs = tuple(id for id, kind in types.items() if kind.is_output and (only is None or id in only))
     if not outputs:

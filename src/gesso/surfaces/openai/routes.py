@@ -132,6 +132,8 @@ Files = Mapping[str, Sequence[bytes]]
 async def _body(request: Request) -> tuple[dict[str, Any], Files]:
     """Parameters and pictures of a form, or of JSON with the pictures in Base64. Raises HttpError."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/x-www-form-urlencoded":  # so clients send a form without a file
+        raise HttpError(400, "invalid_field", "image is missing: send it as a file of a multipart form", field="image")
     if kind != "multipart/form-data":
         return _json_pictures(await json_object(request))
     fields: list[tuple[str, str]] = []
