@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from gesso.adapters.attaching import _sum
 from gesso.families.loading import load_parts
 from gesso.runtime.engine import Engine
-from gesso.runtime.kernels import attention, can_pack, cpu_kernels, has_kernels, is_packable, packed_of
+from gesso.runtime.kernels import attention, cpu_kernels, gate, has_kernels
+from gesso.runtime.packing import can_pack, is_packable, packed_of
 from gesso.runtime.residency import Component
 from tiny_models import save_tiny_mini
 

@@ -6,6 +6,7 @@ Shapes: B batch, N queries, L keys, D width of the queries, C channels, H W rows
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 
 class Attention(nn.Module):
@@ -57,6 +58,18 @@ class Attention(nn.Module):
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
 
+def gated(x: Tensor) -> Tensor:
+    """The first half of the numbers times an exact GELU of the second.  [..., 2 D] -> [..., D]
+
+    A mode of torch calls may compute it in another way, as it may torch's own functions.
+    """
+    if has_torch_function_unary(x):
+        result: Tensor = handle_torch_function(gated, (x,), x)
+        return result
+    value, gate = x.chunk(2, dim=-1)
+    return value * F.gelu(gate)
+
+
 class GEGLU(nn.Module):
     """Feed-forward gated by an exact GELU (Shazeer 2020, arXiv:2002.05202).  [B, N, D] -> [B, N, D]"""
 
@@ -66,8 +79,7 @@ class GEGLU(nn.Module):
         self.out = nn.Linear(mult * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return self.out(value * F.gelu(gate))
+        return self.out(gated(self.proj(x)))
 
 
 class TransformerBlock(nn.Module):
