@@ -43,7 +43,7 @@ class Wheel(bdist_wheel):
 # OpenMP's functions are those of the library that torch has loaded already: two of them would fight for the processor.
 KERNELS = Extension(
     "gesso.runtime._kernels",
-    ["src/gesso/runtime/attention.cpp"],
+    ["src/gesso/runtime/attention.cpp", "src/gesso/runtime/layers.cpp"],
     extra_compile_args=["-O3", "-std=c++17", "-fopenmp", "-fvisibility=default"],
     optional=True,  # no compiler, or one that does not know the instructions
 )

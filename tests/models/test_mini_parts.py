@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from gesso.models.unet import UNet, UNetConfig
 from gesso.models.upscaler import AROUND, MiniUpscaler, MiniUpscalerConfig, mix
 from gesso.models.vae import AutoencoderKL, VAEConfig
+from gesso.nn.attention import keeping
 
 CONFIG = UNetConfig(
     in_channels=4,
@@ -39,6 +40,20 @@ def test_the_draft_enters_as_further_input_channels():
     x, time, context = inputs()
     expected = plain(torch.cat([x, unet.draft(context)], dim=1), time, context)
     assert torch.equal(unet(x, time, context), expected)
+
+
+@torch.no_grad()
+def test_the_draft_of_a_text_may_be_kept():
+    torch.manual_seed(0)
+    unet, calls = UNet(CONFIG), []
+    unet.draft.register_forward_hook(lambda *_: calls.append(1))
+    x, time, context = inputs()
+    expected = unet(x, time, context), unet(x, time - 5, context)
+    calls.clear()
+    keeping(context, {})
+    assert torch.equal(unet(x, time, context), expected[0])
+    assert torch.equal(unet(x, time - 5, context), expected[1])
+    assert len(calls) == 1
 
 
 @torch.no_grad()

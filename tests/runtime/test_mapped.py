@@ -93,15 +93,19 @@ def test_given_back_pages_read_as_the_file_says(tmp_path: Path):
     assert whole.numpy().tobytes() == path.read_bytes()
 
 
-def test_the_allocator_is_told_once_where_large_blocks_begin(monkeypatch: pytest.MonkeyPatch):
+def test_the_allocator_keeps_freed_memory_until_a_limit_is_stated(monkeypatch: pytest.MonkeyPatch):
     told: list[tuple[int, int]] = []
     library = SimpleNamespace(mallopt=lambda *values: told.append(values))
     monkeypatch.setattr(mapped, "_libc", lambda: library)
+    monkeypatch.setattr(mapped, "_is_prompt", False)
+    mapped.keep_freed_memory()
+    assert told == [(-3, 2**30), (-1, 2**30)]  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
     mapped.return_memory_promptly()
-    assert told == [(-3, 2**20)]  # M_MMAP_THRESHOLD of malloc.h
+    assert told[2:] == [(-3, 2**20), (-1, 2**17)]
+    mapped.keep_freed_memory()  # another engine of the process has no limit
     monkeypatch.setattr(mapped, "_libc", lambda: SimpleNamespace())
     mapped.return_memory_promptly()
-    assert len(told) == 1
+    assert len(told) == 4
 
 
 def test_tensors_of_a_block_lie_side_by_side_on_cache_lines():

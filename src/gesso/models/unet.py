@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gesso.nn.attention import SpatialTransformer, TransformerBlock
+from gesso.nn.attention import SpatialTransformer, TransformerBlock, of_text
 from gesso.nn.embedding import EmbeddingMLP, guidance_sinusoid, sinusoid
 from gesso.nn.resblock import ResBlock, Upsample
 
@@ -298,7 +298,7 @@ class UNet(nn.Module):
     def _guess(self, context: Tensor, x: Tensor, window: Tensor | None) -> Tensor:
         """The draft at the size of x, or that part of it which x is."""
         assert self.draft is not None
-        guess, (height, width) = self.draft(context), x.shape[-2:]
+        guess, (height, width) = of_text(self.draft, context, self.draft), x.shape[-2:]
         top, left, *size = (0, 0, height, width) if window is None else window[0].tolist()
         if list(guess.shape[-2:]) != size:  # another size than the native one
             guess = F.interpolate(guess, size=size, mode="bilinear")

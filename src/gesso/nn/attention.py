@@ -3,9 +3,35 @@
 Shapes: B batch, N queries, L keys, D width of the queries, C channels, H W rows and columns.
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+
+T = TypeVar("T")
+Kept = dict[nn.Module, object]
+
+
+def keeping(context: Tensor, kept: Kept) -> None:
+    """Let modules keep what they compute from this text alone for its next call.
+
+    kept: of this text, these networks and their weights; empty at first, and filled by the modules
+    """
+    context.kept = kept  # type: ignore[attr-defined]
+
+
+def of_text(module: nn.Module, context: Tensor, compute: Callable[[Tensor], T]) -> T:
+    """What a module computes from the text alone: kept from an earlier call with the same text, if it may be."""
+    kept: Kept | None = getattr(context, "kept", None)
+    if kept is None:
+        return compute(context)
+    if module not in kept:
+        kept[module] = compute(context)
+    return kept[module]  # type: ignore[return-value]
 
 
 class Attention(nn.Module):
@@ -38,8 +64,12 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, context: Tensor | None = None, *, causal: bool = False, visible: Tensor | None = None
     ) -> Tensor:
-        context = x if context is None else context
-        q, k, v = (self._split(t) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        q = self._split(self.to_q(x))
+        if context is None:
+            context = x
+            k, v = self._keys_and_values(x)
+        else:
+            k, v = of_text(self, context, self._keys_and_values)
         mask = None
         if visible is not None:  # the fused kernels take a mask or a flag, not both
             mask = visible[:, None, None, :]
@@ -53,8 +83,23 @@ class Attention(nn.Module):
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return self.to_out(mixed.transpose(1, 2).flatten(2))
 
+    def _keys_and_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        return self._split(self.to_k(context)), self._split(self.to_v(context))
+
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+
+def gated(x: Tensor) -> Tensor:
+    """The first half of the numbers times an exact GELU of the second.  [..., 2 D] -> [..., D]
+
+    A mode of torch calls may compute it in another way, as it may torch's own functions.
+    """
+    if has_torch_function_unary(x):
+        result: Tensor = handle_torch_function(gated, (x,), x)
+        return result
+    value, gate = x.chunk(2, dim=-1)
+    return value * F.gelu(gate)
 
 
 class GEGLU(nn.Module):
@@ -66,8 +111,7 @@ class GEGLU(nn.Module):
         self.out = nn.Linear(mult * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return self.out(value * F.gelu(gate))
+        return self.out(gated(self.proj(x)))
 
 
 class TransformerBlock(nn.Module):

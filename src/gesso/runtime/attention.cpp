@@ -91,16 +91,23 @@ INLINE void scores(const uint16_t *const *rows, const uint32_t *keys, int64_t pa
         for (int each = 0; each < 4; each++) _mm512_storeu_ps(out + row * KEYS + 16 * each, sum[row][each]);
 }
 
-// Adds weights [R rows, KEYS] of so many pairs of keys times values to `total`, for LANES vectors of the head's numbers.
-template <int R, int LANES>
+// Adds weights [R rows, KEYS] of so many pairs of keys times values to `total`, for LANES vectors of the head's numbers
+// and half a vector more (the last of heads of 40): half a vector takes half the time.
+template <int R, int LANES, bool HALF>
 INLINE void mix(const uint16_t *weights, const uint16_t *values, float *total, int64_t width, int64_t pairs) {
-    __m512 sum[R][LANES];
-    for (int row = 0; row < R; row++)
+    __m512 sum[R][LANES + 1];
+    __m256 half[R];
+    for (int row = 0; row < R; row++) {
         for (int lane = 0; lane < LANES; lane++) sum[row][lane] = _mm512_loadu_ps(total + row * width + 16 * lane);
+        if (HALF) half[row] = _mm256_loadu_ps(total + row * width + 16 * LANES);
+    }
     for (int64_t pair = 0; pair < pairs; pair++) {
-        __m512i v[LANES];
+        __m512i v[LANES + 1];
+        __m256i v_half;
 #pragma GCC unroll 5
         for (int lane = 0; lane < LANES; lane++) v[lane] = _mm512_loadu_si512(values + lane * KEYS * 16 + pair * 32);
+        if (HALF)
+            v_half = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(values + LANES * KEYS * 16 + pair * 32));
 #pragma GCC unroll 6
         for (int row = 0; row < R; row++) {
             uint32_t both;
@@ -109,20 +116,26 @@ INLINE void mix(const uint16_t *weights, const uint16_t *values, float *total, i
 #pragma GCC unroll 5
             for (int lane = 0; lane < LANES; lane++)
                 sum[row][lane] = _mm512_dpbf16_ps(sum[row][lane], w, as_bf16(v[lane]));
+            if (HALF)
+                half[row] = _mm256_dpbf16_ps(half[row], reinterpret_cast<__m256bh>(_mm256_set1_epi32(static_cast<int>(both))),
+                                             reinterpret_cast<__m256bh>(v_half));
         }
     }
-    for (int row = 0; row < R; row++)
+    for (int row = 0; row < R; row++) {
         for (int lane = 0; lane < LANES; lane++) _mm512_storeu_ps(total + row * width + 16 * lane, sum[row][lane]);
+        if (HALF) _mm256_storeu_ps(total + row * width + 16 * LANES, half[row]);
+    }
 }
 
-template <int R, int LANES>
+template <int R, int LANES, bool HALF = false>
 FAST void mix_tile(const uint16_t *weights, const uint16_t *values, float *total, int64_t width, int64_t pairs) {
     for (int row = 0; row < ROWS; row += R)
-        mix<R, LANES>(weights + row * KEYS, values, total + row * width, width, pairs);
+        mix<R, LANES, HALF>(weights + row * KEYS, values, total + row * width, width, pairs);
 }
 
-FAST void mix_all(const uint16_t *weights, const uint16_t *values, float *total, int64_t lanes, int64_t pairs) {
-    const int64_t width = 16 * lanes;
+FAST void mix_all(const uint16_t *weights, const uint16_t *values, float *total, int64_t dim, int64_t pairs) {
+    const int64_t lanes = (dim + 15) / 16, width = 16 * lanes;
+    if (lanes == 3 && dim <= 40) return mix_tile<6, 2, true>(weights, values, total, width, pairs);
     for (int64_t lane = 0; lane < lanes;) {
         const int64_t left = lanes - lane;
         const int64_t now = left == 5 || left == 10 ? 5 : left < 4 ? left : 4;
@@ -200,7 +213,7 @@ FAST void tile(const Call &c, const uint16_t *q, const uint32_t *keys, const uin
             }
             sum[row] += _mm512_reduce_add_ps(added);
         }
-        mix_all(weight, values + block * c.lanes * KEYS * 16, total, c.lanes, (here + 1) / 2);
+        mix_all(weight, values + block * c.lanes * KEYS * 16, total, c.dim, (here + 1) / 2);
     }
     for (int row = 0; row < ROWS && row < left; row++) {
         const __m512 by = _mm512_set1_ps(1.0f / sum[row]);

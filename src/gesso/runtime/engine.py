@@ -25,11 +25,12 @@ from gesso.request.environment import Environment
 from gesso.runtime.adapter_cache import AdapterCache
 from gesso.runtime.control import LoadedControl
 from gesso.runtime.ip_adapter import LoadedImageEncoder, LoadedIPAdapter
-from gesso.runtime.kernels import can_pack, has_kernels
+from gesso.runtime.kernels import has_kernels
 from gesso.runtime.lru_cache import LRUCache
-from gesso.runtime.mapped import return_memory_promptly
+from gesso.runtime.mapped import keep_freed_memory, return_memory_promptly
 from gesso.runtime.model import LoadedModel as LoadedModel
 from gesso.runtime.model import LoadedWeightFile, stamp
+from gesso.runtime.packing import can_pack
 from gesso.runtime.plan import MemoryPlan, Workload, make_plan, parse_size
 from gesso.runtime.precision import (
     Precision,
@@ -105,6 +106,8 @@ class Engine:
         self.memory = memory
         if memory is not None:
             return_memory_promptly()
+        elif self.device.type == "cpu":
+            keep_freed_memory()
         self.hash_file = hash_file
         self.events = EventStream()
         if on_event is not None:

@@ -1,11 +1,11 @@
-"""Own kernels in C++ (attention.cpp), and torch's operations on packed weights, for bfloat16 on a CPU.
+"""Own kernels in C++ (attention.cpp, layers.cpp), and torch's operations on packed weights, for bfloat16 on a CPU.
 
 `cpu_kernels` is a mode of this thread's torch calls, not a change of the networks: within it
 
     attention      is computed by a kernel of our own where the processor has AVX512-BF16 and the wheel has it: three
                    times as fast as torch's fused attention, as close to float32
-    linear layers and convolutions   take the weights that `pack` laid out as the processor reads them, which torch
-                   otherwise does anew in each call; the same bits
+    the gate       of feed-forward layers is computed in one pass, rounded once, by a kernel of our own in the same places
+    linear layers and convolutions   take packed weights (`runtime.packing`)
 
 Everything else, and every float32 call, is torch's own.
 """
@@ -13,15 +13,17 @@ Everything else, and every float32 call, is torch's own.
 import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from gesso.nn.attention import gated
+from gesso.runtime.packing import convolve, double, linear
 
 MAX_HEAD = 512  # numbers of a head: that of the VAE's attention
 FEWEST = 2**20  # products (queries, keys, numbers of all heads) for which a call of the kernel pays
@@ -38,8 +40,9 @@ def _library() -> Any | None:
         return None
     if not library.gesso_attention_is_supported():
         return None
-    function = library.gesso_attention
-    function.argtypes = [ctypes.c_void_p] * 4 + [_Sizes, _Strides, ctypes.c_float, ctypes.c_int]
+    library.gesso_attention.argtypes = [ctypes.c_void_p] * 4 + [_Sizes, _Strides, ctypes.c_float, ctypes.c_int]
+    library.gesso_gate.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 2 + [ctypes.c_int]
+    library.gesso_gate.restype = None
     return library
 
 
@@ -78,61 +81,19 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = N
     return None if refused else result
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+def gate(x: Tensor) -> Tensor | None:
+    """As `gesso.nn.attention.gated`; None where the kernel cannot compute it: another dtype or device.
 
-
-@dataclass(frozen=True)
-class Packed:
-    """A layer's weight as the processor reads it.
-
-    place  address of the plain weight that it was made from: another one (merged adapters) is used as it is
+    x [..., 2 D] bfloat16 -> [..., D]
     """
-
-    weight: Tensor
-    dtype: torch.dtype
-    place: int
-
-
-@cache
-def can_pack() -> bool:
-    """Whether torch has what packed weights in bfloat16 need, and the processor too."""
-    try:
-        supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        _ = (torch.ops.mkldnn._linear_pointwise, torch.ops.mkldnn._convolution_pointwise)
-    except (AttributeError, RuntimeError):
-        return False
-    return bool(torch.backends.mkldnn.is_available() and supported)
-
-
-def is_packable(module: nn.Module) -> bool:
-    """Linear layers and plain convolutions."""
-    if isinstance(module, nn.Conv2d):
-        return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return type(module) is nn.Linear
-
-
-def pack(module: nn.Module, weight: Tensor) -> Tensor:
-    """The weight of such a layer, packed. weight bfloat16, [out, in] or [out, in, h, w]."""
-    if isinstance(module, nn.Conv2d) and not _is_by_place(module.weight, module.stride, module.padding):
-        geometry = [list(pair) for pair in (module.padding, module.stride, module.dilation)]
-        packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, 1)
-    else:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1))
-    return packed
-
-
-def _is_by_place(weight: Tensor, stride: Any, padding: Any) -> bool:
-    """A convolution that is a linear layer at each place. As a convolution, oneDNN wants its weight in another layout
-    for another size of pictures: 0.2 s for one layer of SD 1.5 at 4 x 4, which a linear layer computes in 1 ms."""
-    return weight.shape[2:] == (1, 1) and _pair(stride) == [1, 1] and _pair(padding) == [0, 0]
-
-
-def packed_of(param: Any, dtype: torch.dtype) -> Tensor | None:
-    """What `pack` made of this parameter, if it still has the same numbers."""
-    packed: Packed | None = getattr(param, "packed", None)
-    if packed is None or packed.dtype != dtype or packed.place != param.data_ptr():
+    library = _library()
+    if library is None or x.dtype != torch.bfloat16 or x.device.type != "cpu" or not x.is_contiguous():
         return None
-    return packed.weight
+    width = x.shape[-1] // 2
+    result = torch.empty(*x.shape[:-1], width, dtype=x.dtype)
+    if width:
+        library.gesso_gate(x.data_ptr(), result.data_ptr(), result.numel() // width, width, torch.get_num_threads())
+    return result
 
 
 class _Kernels(TorchFunctionMode):
@@ -146,38 +107,16 @@ class _Kernels(TorchFunctionMode):
         kwargs = kwargs or {}
         answer = None
         if func is F.linear:
-            answer = self._linear(*args, **kwargs)
+            answer = linear(*args, **kwargs)
         elif func is F.conv2d:
-            answer = self._convolve(*args, **kwargs)
+            answer = convolve(*args, **kwargs)
+        elif func is F.interpolate:
+            answer = double(*args, **kwargs)
         elif func is F.scaled_dot_product_attention:
             answer = self._attend(*args, **kwargs)
+        elif func is gated:
+            answer = gate(*args)
         return func(*args, **kwargs) if answer is None else answer
-
-    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-        packed = packed_of(weight, x.dtype)
-        if packed is None:
-            return None
-        return torch.ops.mkldnn._linear_pointwise(x.contiguous(), packed, bias, "none", [], "")
-
-    def _convolve(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Tensor | None:
-        packed = packed_of(weight, x.dtype)
-        if packed is None or isinstance(padding, str):
-            return None
-        x = x.contiguous(memory_format=torch.channels_last)
-        if _is_by_place(weight, stride, padding):
-            places = x.permute(0, 2, 3, 1)
-            return torch.ops.mkldnn._linear_pointwise(places, packed, bias, "none", [], "").permute(0, 3, 1, 2)
-        geometry = [_pair(padding), _pair(stride), _pair(dilation)]
-        return torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *geometry, groups, "none", [], "")
 
     def _attend(
         self,
@@ -195,10 +134,6 @@ class _Kernels(TorchFunctionMode):
         if query.numel() * key.shape[-2] < FEWEST:
             return None
         return attention(query, key, value, scale)
-
-
-def _pair(value: Any) -> list[int]:
-    return [value, value] if isinstance(value, int) else list(value)
 
 
 @contextmanager

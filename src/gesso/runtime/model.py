@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from threading import RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from gesso.families.base import Family
 from gesso.families.encoding import PromptEmbeds, Reading, Sizes, encode_prompt
 from gesso.families.parts import ModelParts
 from gesso.models.vae import AutoencoderKL
+from gesso.nn.attention import Kept, keeping
 from gesso.runtime.conditioning import Conditioning, ControlFunction, ControlResiduals
 from gesso.runtime.deep_features import DeepFeatures
 from gesso.runtime.kernels import cpu_kernels
@@ -254,6 +256,9 @@ class LoadedModel:
         """
         dtype = self.dtype("unet")
         parts = deep.of_call(z, conditioning) if deep is not None else None
+        # Adapters change what modules compute, a plan what is in memory, and training the weights.
+        keeps = adapters is None and self.plan is None and torch.is_inference_mode_enabled()
+        kept = self.shared.kept.setdefault(conditioning, {}).setdefault(dtype, {}) if keeps else None
         conditioning = conditioning.to(dtype)
         if conditioning.concat is not None:
             z = torch.cat([z.to(conditioning.concat), conditioning.concat], dim=1)
@@ -267,6 +272,7 @@ class LoadedModel:
                     conditioning.rows(rows),
                     control_function,
                     parts.setdefault(rows.start, []) if parts is not None else None,
+                    kept,
                 )
                 for rows in (slice(first, first + at_once) for first in range(0, len(z), at_once))
             ]
@@ -279,7 +285,10 @@ class LoadedModel:
         conditioning: Conditioning,
         control_function: ControlFunction | None,
         deep: list[Tensor] | None,
+        kept: Kept | None,
     ) -> Tensor:
+        if kept is not None:
+            keeping(conditioning.context, kept)
         latents = z[:, : self.family.vae.latent_channels]
         residuals = (
             control_function(latents, timestep, conditioning) if control_function is not None else ControlResiduals()
@@ -367,6 +376,8 @@ class _Shared:
         self.residency = Residency(parts, model.device, dtypes, where)
         self.target = Target(model.family.name, model.family.layout, parts.networks)
         self.footprint = Footprint(model.family, self.residency, scores=model.device.type == "mps")
+        # What the UNet computes from the text alone, by the run's own conditioning and the dtype of the call.
+        self.kept: WeakKeyDictionary[Conditioning, dict[torch.dtype, Kept]] = WeakKeyDictionary()
 
     @cached_property
     def files(self) -> tuple[tuple[str, str], ...]:

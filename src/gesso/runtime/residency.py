@@ -6,7 +6,7 @@ network can be offloaded and onloaded again at any time, since the file keeps th
 memory (model offload), layers can come and go one by one (sequential offload), and a network that left the range of
 half precision can be onloaded in float32.
 
-Packed (`runtime.kernels`), the weights of linear layers and convolutions are in memory only as the processor reads
+Packed (`runtime.packing`), the weights of linear layers and convolutions are in memory only as the processor reads
 them; the parameters themselves stay what the file holds.
 """
 
@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from gesso.families.parts import ModelParts, is_finite, refuse_nonfinite
-from gesso.runtime.kernels import Packed, is_packable, pack
+from gesso.nn.resblock import Upsample
 from gesso.runtime.mapped import MappedFiles, MemoryBlock
+from gesso.runtime.packing import Packed, is_packable, pack
 
 Stay = Literal["resident", "turns", "stream"]
 _STEP = 2**18  # numbers that are converted and checked while they are in the processor's cache
@@ -35,6 +36,10 @@ class Component:
         self._stored: dict[str, Tensor] = {n: param.data for n, param in network.named_parameters()}
         self._streamed: list[Any] = []
         self._packed: list[nn.Parameter] = []
+        # Weights of convolutions over a picture that was doubled in size: packed, they are 16/9 as large.
+        self._doubled = {
+            f"{prefix}.conv.weight" for prefix, module in network.named_modules() if isinstance(module, Upsample)
+        }
         self.is_packed = False
         self.dtype: torch.dtype | None = None  # that it is onloaded or streamed in; None while offloaded
 
@@ -49,8 +54,11 @@ class Component:
         return sum(tensor.nbytes for tensor in self._stored.values())
 
     def onloaded_nbytes(self, dtype: torch.dtype) -> int:
-        """Bytes of memory that the weights take in a dtype."""
-        return sum(tensor.numel() for tensor in self._stored.values()) * dtype.itemsize
+        """Bytes of memory that the weights take in a dtype, packed where they may be."""
+        numbers = sum(tensor.numel() for tensor in self._stored.values())
+        if dtype == torch.bfloat16 and self.device.type == "cpu":
+            numbers += sum(self._stored[name].numel() for name in self._doubled) * 7 // 9
+        return numbers * dtype.itemsize
 
     def largest_layer_nbytes(self, dtype: torch.dtype) -> int:
         """Bytes of the largest layer: what streaming holds at a time."""
@@ -87,7 +95,8 @@ class Component:
         for name in sorted(stored, key=lambda name: stored[name].data_ptr()):
             ((_, tensor),) = _onloaded({name: stored[name]}, dtype, self.device, self.where, files)
             module, param = self.network.get_submodule(name.rpartition(".")[0]), params[name]
-            param.packed = Packed(pack(module, tensor), dtype, param.data_ptr())  # type: ignore[attr-defined]
+            weights = pack(module, tensor, doubled=name in self._doubled)
+            param.packed = Packed(weights, dtype, param.data_ptr())  # type: ignore[attr-defined]
             files.release(stored[name])
             self._packed.append(param)
 

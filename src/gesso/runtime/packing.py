@@ -1,0 +1,171 @@
+"""Weights of linear layers and convolutions as the processor reads them, for bfloat16 on a CPU.
+
+torch otherwise arranges a weight anew in each call. `pack` does it once, and `linear` and `convolve` compute with it: the
+same bits. A convolution after doubling the size (`gesso.nn.resblock.Upsample`) is more than arranged: each pixel of the
+smaller picture stands in the larger one four times, so that of the nine numbers of a kernel several always meet the same
+value. Summed beforehand, four kernels of 2 x 2 on the smaller picture do the work, each for a quarter of the result, with
+4/9 of the products; what is off is the rounding of the sums, as the weights themselves are rounded.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A layer's weight as the processor reads it.
+
+    weights  one, or four of a convolution after doubling, by row and column of the quarter that they compute
+    place    address of the plain weight that it was made from: another one (merged adapters) is used as it is
+    """
+
+    weights: tuple[Tensor, ...]
+    dtype: torch.dtype
+    place: int
+
+
+@cache
+def can_pack() -> bool:
+    """Whether torch has what packed weights in bfloat16 need, and the processor too."""
+    try:
+        supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        _ = (torch.ops.mkldnn._linear_pointwise, torch.ops.mkldnn._convolution_pointwise)
+    except (AttributeError, RuntimeError):
+        return False
+    return bool(torch.backends.mkldnn.is_available() and supported)
+
+
+def is_packable(module: nn.Module) -> bool:
+    """Linear layers and plain convolutions."""
+    if isinstance(module, nn.Conv2d):
+        return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return type(module) is nn.Linear
+
+
+def pack(module: nn.Module, weight: Tensor, *, doubled: bool = False) -> tuple[Tensor, ...]:
+    """The weight of such a layer, packed. weight bfloat16, [out, in] or [out, in, h, w].
+
+    doubled  the layer is a convolution of 3 x 3 over a picture that was doubled in size
+    """
+    if doubled:
+        return tuple(_arrange(quarter, (0, 0), (1, 1), (1, 1)) for quarter in _quarters(weight))
+    if isinstance(module, nn.Conv2d) and not _is_by_place(module.weight, module.stride, module.padding):
+        return (_arrange(weight, module.padding, module.stride, module.dilation),)
+    return (torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1)),)
+
+
+def _arrange(weight: Tensor, padding: Any, stride: Any, dilation: Any) -> Tensor:
+    geometry = [list(pair) for pair in (padding, stride, dilation)]
+    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, 1)
+    return packed
+
+
+def _quarters(weight: Tensor) -> list[Tensor]:
+    """A kernel of 3 x 3 over a doubled picture, as four of 2 x 2 over the picture itself.
+
+    In an even row of the result, the rows above, at and below are the smaller picture's row before, this one and this one
+    again; in an odd row this one twice, then the next.
+    """
+
+    def halves(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        first, second, third = weight.unbind(dim)
+        return torch.stack([first, second + third], dim), torch.stack([first + second, third], dim)
+
+    rows = halves(weight.float(), 2)
+    return [quarter.to(weight.dtype) for half in rows for quarter in halves(half, 3)]
+
+
+def _is_by_place(weight: Tensor, stride: Any, padding: Any) -> bool:
+    """A convolution that is a linear layer at each place. As a convolution, oneDNN wants its weight in another layout
+    for another size of pictures: 0.2 s for one layer of SD 1.5 at 4 x 4, which a linear layer computes in 1 ms."""
+    return weight.shape[2:] == (1, 1) and _pair(stride) == [1, 1] and _pair(padding) == [0, 0]
+
+
+def packed_of(param: Any, dtype: torch.dtype) -> tuple[Tensor, ...] | None:
+    """What `pack` made of this parameter, if it still has the same numbers."""
+    packed: Packed | None = getattr(param, "packed", None)
+    if packed is None or packed.dtype != dtype or packed.place != param.data_ptr():
+        return None
+    return packed.weights
+
+
+# Computing with them -------------------------------------------------------------------------------------------------
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    """As `F.linear`; None where the weight is not packed."""
+    packed = packed_of(weight, x.dtype)
+    if packed is None:
+        return None
+    return _linear(x.contiguous(), packed[0], bias)
+
+
+def _linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return result
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor | None:
+    """As `F.conv2d`; None where the weight is not packed."""
+    packed = packed_of(weight, x.dtype)
+    if packed is None or isinstance(padding, str):
+        return None
+    if len(packed) > 1:
+        smaller: Tensor | None = getattr(x, "smaller", None)
+        if smaller is None:  # what was doubled was changed since, as for seamless tiling
+            return F.conv2d(x, weight.to(x.dtype), bias, stride, padding, dilation, groups)
+        return _convolve_doubled(smaller, packed, bias, len(weight))
+    x = x.contiguous(memory_format=torch.channels_last)
+    if _is_by_place(weight, stride, padding):
+        return _linear(x.permute(0, 2, 3, 1), packed[0], bias).permute(0, 3, 1, 2)
+    return _convolve(x, packed[0], bias, _pair(padding), _pair(stride), _pair(dilation), groups)
+
+
+def _convolve(
+    x: Tensor, packed: Tensor, bias: Tensor | None, padding: Any = 0, stride: Any = 1, dilation: Any = 1, groups: int = 1
+) -> Tensor:
+    geometry = [_pair(padding), _pair(stride), _pair(dilation)]
+    result: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *geometry, groups, "none", [], "")
+    return result
+
+
+def double(x: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", **options: Any) -> Tensor | None:
+    """As `F.interpolate`, where it repeats each pixel in two rows and columns: the result knows what it came from, which is
+    what `convolve` computes with. None for anything else."""
+    twice = [2 * side for side in x.shape[2:]]
+    if mode != "nearest" or x.dtype != torch.bfloat16 or x.ndim != 4:
+        return None
+    if (list(size) if size is not None else scale_factor) not in (twice, 2, 2.0):
+        return None
+    result = F.interpolate(x, size, scale_factor, mode, **options)
+    result.smaller = x  # type: ignore[attr-defined]
+    return result
+
+
+def _convolve_doubled(x: Tensor, packed: Sequence[Tensor], bias: Tensor | None, channels: int) -> Tensor:
+    rows, columns = x.shape[2:]
+    size = (len(x), channels, 2 * rows, 2 * columns)
+    result = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+    for i, weight in enumerate(packed):
+        row, column = divmod(i, 2)
+        padded = F.pad(x, (1 - column, column, 1 - row, row)).contiguous(memory_format=torch.channels_last)
+        result[:, :, row::2, column::2] = _convolve(padded, weight, bias)
+    return result
+
+
+def _pair(value: Any) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)
