@@ -19,6 +19,7 @@ MOST = 250_000  # bytes of a first load, packed
 PAINT = 1.0  # seconds to the first thing to be seen
 ANSWER = 0.2  # seconds from a key or a click to the next paint, of three in four
 GROWTH = 12.0  # megabytes of JavaScript that scrolling may leave behind
+NODES = 4000  # of the document, with those that are in it no more and are still kept: elements, texts, comments
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +115,34 @@ def flat(large: PageServer, tabs: Any, seconds: float) -> None:
     before, _ = tab.heap()
     most = scroll(tab, seconds)
     tab.page.wait_for_timeout(500)
-    after, _ = tab.heap()
+    after, nodes = tab.heap()
+    print(f"{before:.1f} MB before {seconds:.0f} s of scrolling, {after:.1f} MB after; {nodes} nodes")
     assert most < 3000, "the grid holds what is in view, and little more"
+    assert nodes < NODES, "what has gone from view is kept by nobody"
     assert after - before < GROWTH, (before, after)
 
 
 def test_scrolling_leaves_nothing_behind(large: PageServer, tabs: Any) -> None:
     flat(large, tabs, 6)
+
+
+def test_thumbnails_that_have_flown_past_are_loaded_no_more(large: PageServer, tabs: Any) -> None:
+    tab = tabs(large)
+    asked: set[str] = set()
+    tab.page.on("requestfailed", lambda request: asked.discard(request.url))  # as those are that the page takes back
+    tab.page.route("**/thumbnail?*", lambda route: asked.add(route.request.url))  # a server that gives none
+    tab.open("library")
+    tab.page.locator("[data-picture]").first.wait_for()
+    seen = 0
+    for _ in range(40):
+        tab.page.mouse.move(400, 500)
+        tab.page.mouse.wheel(0, 1000)
+        tab.page.wait_for_timeout(100)
+        seen = max(seen, int(tab.js("() => document.querySelectorAll('[data-picture]').length")))
+    tab.page.wait_for_timeout(500)
+    assert tab.js("() => scrollY") > 20_000
+    assert 10 < len(asked) <= seen, "they would stand before those that are in view"
+    assert tab.heap()[1] < NODES
 
 
 @pytest.mark.slow

@@ -7,11 +7,19 @@ export interface Source {
   readonly url: string | null;
 }
 
-const kept = new Map<string, Promise<string>>();
+interface Kept {
+  url: Promise<string>;
+  isThere: boolean;
+  /** How many show it, or wait for it. */
+  users: number;
+  stop: AbortController;
+}
+
+const kept = new Map<string, Kept>(); // the newest stands last
 const MOST = 400; // object addresses that are kept
 
 /** The source of a picture for <img>: call it in a component's script, and use `.url`, which is null until it is there.
- * Without a key it is there at once. */
+ * Without a key it is there at once. What nobody waits for any more is fetched no further. */
 export function source(path: () => string | null): Source {
   let url = $state<string | null>(null);
   $effect.pre(() => {
@@ -23,7 +31,9 @@ export function source(path: () => string | null): Source {
     } else {
       let current = true;
       url = null;
-      void object(wanted).then(
+      const one = object(wanted);
+      one.users += 1;
+      void one.url.then(
         (found) => {
           if (current) url = found;
         },
@@ -31,6 +41,10 @@ export function source(path: () => string | null): Source {
       );
       return () => {
         current = false;
+        one.users -= 1;
+        if (one.users > 0 || one.isThere) return;
+        forget(wanted, one);
+        one.stop.abort();
       };
     }
     return undefined;
@@ -42,18 +56,29 @@ export function source(path: () => string | null): Source {
   };
 }
 
-function object(path: string): Promise<string> {
+function object(path: string): Kept {
   let found = kept.get(path);
   if (found === undefined) {
-    found = bytes(path).then((blob) => URL.createObjectURL(blob));
-    found.catch(() => kept.delete(path));
+    const stop = new AbortController();
+    const url = bytes(path, { signal: stop.signal }).then((blob) => URL.createObjectURL(blob));
+    const made: Kept = { url, isThere: false, users: 0, stop };
+    url.then(
+      () => (made.isThere = true),
+      () => forget(path, made),
+    );
+    found = made;
   }
   kept.delete(path);
-  kept.set(path, found); // the newest stands last
-  if (kept.size > MOST) {
-    const [oldest, old] = kept.entries().next().value as [string, Promise<string>];
-    kept.delete(oldest);
-    void old.then((url) => URL.revokeObjectURL(url)).catch(() => undefined);
+  kept.set(path, found);
+  for (const [old, one] of kept) {
+    if (kept.size <= MOST) break;
+    if (one === found || one.users > 0) continue;
+    kept.delete(old);
+    void one.url.then((url) => URL.revokeObjectURL(url)).catch(() => undefined);
   }
   return found;
+}
+
+function forget(path: string, one: Kept): void {
+  if (kept.get(path) === one) kept.delete(path);
 }

@@ -9,7 +9,7 @@ export interface Difference {
   b: string | null;
 }
 
-const SILENT = new Set(["schema", "version", "num_images", "first_index"]);
+const SILENT = new Set(["schema", "version", "num_images", "first_index"]); // `number` of those that are compared says more
 
 /** The settings that say something, by their paths, as text. */
 export function flat(value: unknown, path = ""): Map<string, string> {
@@ -50,6 +50,7 @@ const FIRST = [
   "negative_prompt",
   "model",
   "seed",
+  "number",
   "width",
   "height",
   "num_steps",

@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import { differences, flat, wordsApart } from "./differences";
 import { between, gridOf, moved, rowsInView } from "./grid";
+import { comparedOf, type Metadata } from "./metadata";
 import { ALL, PART, Pages, type Ask, type LibraryPicture, type Page } from "./pages.svelte";
 
 const picture = (number: number): LibraryPicture => ({ id: `p${number}` }) as LibraryPicture;
@@ -124,6 +125,20 @@ test("settings differ where they say other things", () => {
   ]);
   expect(differences(a, { ...a, schema: "x", version: 4 })).toEqual([]);
   expect(flat({ sigmas: [1, 0.5, 0] }).get("sigmas")).toBe("1, 0.5, 0");
+});
+
+test("of two pictures of one job their place in the seed differs", () => {
+  const one = (first_index: number | null, index: number): Metadata =>
+    ({
+      library: { model: "m", seed: 7 },
+      picture: { index },
+      settings: first_index === null ? null : { prompt: "a cat", seed: 7, first_index },
+      submitted: { prompt: "a cat", seed: 7, num_images: 4, first_index: 2 },
+    }) as unknown as Metadata;
+  const number = { path: "number", a: "3", b: "5" };
+  expect(differences(comparedOf(one(2, 0)), comparedOf(one(4, 2)))).toEqual([number]);
+  expect(differences(comparedOf(one(null, 0)), comparedOf(one(null, 2)))).toEqual([number]);
+  expect(differences(comparedOf(one(2, 0)), comparedOf(one(2, 1)))).toEqual([]);
 });
 
 test("words that both have are told from those that one has", () => {

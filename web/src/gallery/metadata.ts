@@ -18,6 +18,18 @@ export const metadataOf = (id: string): Promise<Metadata> =>
 export const settingsOf = (metadata: Metadata): Settings =>
   (metadata.settings ?? metadata.submitted) as Settings;
 
+/** Which of the noises of its seed a picture was drawn from, counted from 1: with the seed, that decides the noise. */
+export function numberOf(metadata: Metadata): number {
+  const [own, submitted] = [metadata.settings, metadata.submitted] as Partial<DrawRequest>[];
+  return 1 + (own ? (own.first_index ?? 0) : (submitted?.first_index ?? 0) + metadata.picture.index);
+}
+
+/** The settings of a picture as they are compared with those of another. */
+export function comparedOf(metadata: Metadata): Settings {
+  const { model, seed } = metadata.library;
+  return { model, ...settingsOf(metadata), seed: String(seed), number: numberOf(metadata) };
+}
+
 /** Take settings over into the form. Returns the model's name where the server has it no more. */
 export function recall(metadata: Metadata, what: Recall): string | null {
   const settings = settingsOf(metadata) as Partial<DrawRequest>;
@@ -42,6 +54,7 @@ export function labelOf(path: string): string {
     negative_prompt: gallery.negative,
     model: gallery.model,
     seed: gallery.seed,
+    number: gallery.numberOfSeed,
     width: gallery.width,
     height: gallery.height,
     num_steps: gallery.steps,

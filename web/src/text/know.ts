@@ -434,25 +434,29 @@ export const plan = catalogue(
     timeWhat: (n: number) =>
       n === 1 ? "From the last job of this model here" : `From the last ${n} jobs of this model here`,
     memory: (size: string) => `${size} of memory`,
+    memoryShort: (size: string) => size,
     memoryWhat: (weights: string, rest: string) =>
       `${weights} for the weights and ${rest} to draw with, at most: counted in float32`,
     ahead: (n: number) => (n === 1 ? "1 job before it" : `${n} jobs before it`),
+    aheadShort: (n: number) => `${n} before`,
     aheadWhat: (time: string) => `They take about ${time}`,
     work: (share: number) => `${share} % of what one job may compute`,
   },
   {
     label: "Vor dem Zeichnen",
     time: (time: string) => `etwa ${time}`,
-    timeUnknown: "Dauer noch nicht bekannt",
+    timeUnknown: "Dauer unbekannt",
     timeUnknownWhat: "Mit diesem Modell wurde hier noch nichts gezeichnet, also gibt es nichts zum Schätzen.",
     timeWhat: (n: number) =>
       n === 1
         ? "Nach dem letzten Auftrag dieses Modells hier"
         : `Nach den letzten ${n} Aufträgen dieses Modells hier`,
     memory: (size: string) => `${size} Speicher`,
+    memoryShort: (size: string) => size,
     memoryWhat: (weights: string, rest: string) =>
       `${weights} für die Gewichte und ${rest} zum Zeichnen, höchstens: in float32 gerechnet`,
     ahead: (n: number) => (n === 1 ? "1 Auftrag davor" : `${n} Aufträge davor`),
+    aheadShort: (n: number) => `${n} davor`,
     aheadWhat: (time: string) => `Sie dauern etwa ${time}`,
     work: (share: number) => `${share} % dessen, was ein Auftrag rechnen darf`,
   },
