@@ -100,10 +100,13 @@ def save_atomically(state: Mapping[str, Any], path: Path) -> None:
         torch.save(dict(state), file)
 
 
-def load_state(path: Path) -> dict[str, Any]:
-    """Read a training state. Only tensors and plain values are unpickled. Raises GessoError for anything else."""
+def load_state(path: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """Read a training state. Only tensors and plain values are unpickled. Raises GessoError for anything else.
+
+    mapped: tensors are read from the file when they are looked at
+    """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # the unpickler raises many kinds
         reason = str(error).partition(".")[0][:120]
         raise GessoError(
@@ -114,6 +117,14 @@ def load_state(path: Path) -> dict[str, Any]:
     return state
 
 
+TENSORS = ("modules", "optimizer", "average")  # of a state
+
+
+def state_facts(path: Path) -> dict[str, Any]:
+    """What a training state says beside its tensors, of which none is read. Raises GessoError as `load_state`."""
+    return {name: value for name, value in load_state(path, mapped=True).items() if name not in TENSORS}
+
+
 def load_average(folder: Path) -> dict[str, dict[str, Tensor]]:
     """The averaged weights of a training, by module and name. Raises GessoError where there is none yet."""
     path = folder / "last.pt"
@@ -121,8 +132,10 @@ def load_average(folder: Path) -> dict[str, dict[str, Tensor]]:
         raise GessoError(
             f"{path} is missing. Train the stage {folder.name!r} first", code="missing", data={"path": str(path)}
         )
-    average: dict[str, dict[str, Tensor]] = load_state(path)["average"]
-    return average
+    average: dict[str, dict[str, Tensor]] = load_state(path, mapped=True)["average"]
+    return {
+        name: {key: value.clone() for key, value in weights.items()} for name, weights in average.items()
+    }  # no longer in the file, which may change
 
 
 def fit(

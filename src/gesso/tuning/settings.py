@@ -13,10 +13,10 @@ from gesso.errors import GessoError, short, shorten
 from gesso.families.base import Family
 from gesso.request.checks import nearest_name
 from gesso.tuning.buckets import BucketRules
+from gesso.tuning.kinds import KINDS
 from gesso.tuning.objective import TIMESTEPS
 from gesso.tuning.optimizers import PACKAGED
 
-KINDS = ("lora", "full", "embedding", "controlnet", "distil")
 ALGORITHMS = ("lora", "lokr")
 OPTIMIZERS = ("adamw", "muon", *PACKAGED)
 PRECISIONS = ("auto", "float32", "bfloat16")

@@ -184,18 +184,38 @@ class TuningTask:
     ) -> Tensor:
         """What the UNet says of noisy latents x [B, C, h, w] on the device."""
         sizes = [sizes_of(self.found[p], flip=flip) for p, flip in zip(places, flips, strict=True)]
-        return self.answers(captions, sizes, x, times)
+        return self.answers(captions, sizes, x, times, self.hints_of(places, flips))
 
-    def answers(self, captions: Sequence[str], sizes: Sequence[Sizes], x: Tensor, times: Tensor) -> Tensor:
-        """What the UNet says of noisy latents x [B, C, h, w] that are no pictures of the data set."""
-        x = x.contiguous(memory_format=torch.channels_last)
+    def hints_of(self, places: Sequence[int], flips: Sequence[bool]) -> Tensor | None:
+        """What the UNet looks at beside the captions of these pictures."""
+        return None
+
+    def answers(
+        self, captions: Sequence[str], sizes: Sequence[Sizes], x: Tensor, times: Tensor, hint: Tensor | None = None
+    ) -> Tensor:
+        """What the UNet says of noisy latents x [B, C, h, w], which need be no pictures of the data set.
+
+        hint [B, 3, H, W] in [0, 1]: what a ControlNet looks at; None: the UNet draws alone
+        """
+        x, times = x.contiguous(memory_format=torch.channels_last), times.to(self.device)
         dtype = next(self.parts.unet.parameters()).dtype
         with self.precision():
             context, added = self.conditions(captions, sizes)
+            control = None if hint is None else self.steering(x, times, context, added, hint)
             output: Tensor = self.parts.unet(
-                x.to(dtype), times.to(self.device), context.to(dtype), None if added is None else added.to(dtype)
+                x.to(dtype),
+                times,
+                context.to(dtype),
+                None if added is None else added.to(dtype),
+                control=None if control is None else [one.to(dtype) for one in control],
             )
         return output
+
+    def steering(
+        self, x: Tensor, times: Tensor, context: Tensor, added: Tensor | None, hint: Tensor
+    ) -> Sequence[Tensor]:
+        """What a ControlNet adds to the UNet."""
+        raise NotImplementedError
 
     def drift(
         self,
