@@ -4,8 +4,12 @@ import importlib
 import logging
 import shlex
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
+
+from gesso.errors import GessoError
 
 
 def install_command(extra: str) -> str:
@@ -18,6 +22,26 @@ def install_command(extra: str) -> str:
     if find_spec("pip") is None:
         return f"uv pip install --python {python} 'gesso[{extra}]'"
     return f"{python} -m pip install 'gesso[{extra}]'"
+
+
+def missing_words(what: str, package: str, extra: str, error: ImportError | None = None) -> str:
+    """A message about a package that something needs. error: why it cannot be imported, where it may be there."""
+    broken = error is not None and not isinstance(error, ModuleNotFoundError)
+    state = f"cannot be imported ({error})" if broken else "is not installed"
+    return f"{what} needs {package}, which {state}. Install it with: {install_command(extra)}"
+
+
+def missing_extra(
+    what: str,
+    package: str,
+    extra: str,
+    error: ImportError | None = None,
+    *,
+    field: str | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> GessoError:
+    """The error for a package that something needs, with what to type; see `missing_words`."""
+    return GessoError(missing_words(what, package, extra, error), code="missing_extra", field=field, data=data)
 
 
 def import_extra(module: str) -> ModuleType:

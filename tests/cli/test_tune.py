@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +86,7 @@ def test_the_verdict_of_a_training(place, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["kept"] == [2, 4] and [one["step"] for one in facts["steps"]] == [2, 4] and facts["best"] in (2, 4)
     assert len(facts["steps"][0]["likeness"]) == 3 and facts["copy_check"] is None
+    shutil.rmtree("photos")  # all that is needed is in the folder, beside the model
     assert run(["train", "verdict", "my.training", "--step", "2", "-o", "two.safetensors", "-q"]) == 0
     capsys.readouterr()
     assert run(["lora", "info", "two.safetensors", "-m", "model.safetensors"]) == 0
@@ -100,6 +102,9 @@ def test_the_verdict_of_a_training(place, capsys):
     ):
         assert run(["train", "verdict", *wrong]) == 2
         assert message in capsys.readouterr().err
+    save_tiny_mini(place / "model.safetensors", seed=5)
+    assert run(["train", "verdict", "my.training", "-o", "three.safetensors"]) == 2
+    assert "is not the model that the training in my.training was begun with" in capsys.readouterr().err
 
 
 def test_tensorboard_reads_the_log(place, capsys):

@@ -259,10 +259,11 @@ def test_from_a_folder_to_a_file_that_steers(
     words = ["photos", "-m", "model.safetensors", "-o", "lines.safetensors", "--cache", "latents", "--hint", "scribble"]
     words += ["--train-steps", "4", "--batch-size", "2", "--precision", "float32", "--report-every", "4", "--flip"]
     words += ["--learning-rate", "0.05", "--sample-steps", "2", "--hint-parameter", "threshold=2"]
+    words += ["--judge-samples", "2", "--copy-samples", "0"]
     assert run(["train", "controlnet", *words, "--explain"]) == 0
     assert "hints       scribble" in capsys.readouterr().out
     assert run(["train", "controlnet", *words]) == 0
-    assert capsys.readouterr().out.startswith("lines.safetensors hint=scribble bytes=")
+    assert capsys.readouterr().out.startswith("lines.safetensors hint=scribble step=4 bytes=")
     samples = tmp_path / "lines.training" / "samples"
     assert (samples / "000000-0.png").read_bytes() != (samples / "000004-0.png").read_bytes()
     native = load_control(tmp_path / "lines.safetensors")

@@ -137,10 +137,11 @@ def test_from_a_folder_to_a_file_that_draws_in_two_steps(
     words = ["photos", "-m", "model.safetensors", "-o", "fast.safetensors", "--cache", "latents", "--rank", "2"]
     words += ["--train-steps", "4", "--batch-size", "2", "--precision", "float32", "--report-every", "4"]
     words += ["--teacher-guidance", "2", "--teacher-guidance-to", "4", "--teacher-steps", "20", "--sample", "a red cat"]
+    words += ["--judge-samples", "2", "--copy-samples", "0"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert run(["train", "distil", *words]) == 0
-    assert capsys.readouterr().out.startswith("fast.safetensors rank=2 bytes=")
+    assert capsys.readouterr().out.startswith("fast.safetensors rank=2 step=4 bytes=")
     assert len(list((tmp_path / "fast.training" / "samples").iterdir())) == 2
     metadata = open_weights(tmp_path / "fast.safetensors").metadata
     assert metadata["gesso.teacher_guidance"] == "2 to 4"

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from gesso.training.loop import load_average, load_state
 from gesso.tuning import judging
 from gesso.tuning.judge_prompts import judge_prompts, subject_of
 from gesso.tuning.judging import best_step, kept_steps, load_kept, read_copies, verdict_on
-from gesso.tuning.measures import Direction
+from gesso.tuning.measures import Direction, Measurer
 from gesso.tuning.run import TuningRun
 from gesso.tuning.settings import TuningSettings
 from gesso.tuning.verdict import read_measures
@@ -82,6 +83,28 @@ def test_the_best_step_becomes_the_file(done, tmp_path):
     assert again["step"] == best
     with pytest.raises(GessoError, match=r"no weights of step 3 are kept\. There are those of 2, 4, 6"):
         done.write(tmp_path / "none.safetensors", step=3)
+
+
+def test_a_finished_run_is_checked_once(done, place, monkeypatch):
+    """The same command again reads no weights and draws nothing; with other samples, it looks again."""
+    before, page = (done.folder / "copies.json").read_bytes(), (done.folder / "report.html").read_text()
+    with monkeypatch.context() as patched:
+        patched.setattr(TuningRun, "_parts", lambda run: pytest.fail("the model was read"))
+        again = TuningRun(done.settings, done.model, done.folder)
+        assert again.train() and (done.folder / "copies.json").read_bytes() == before
+        assert (done.folder / "report.html").read_text() == page
+    more = TuningRun(replace(done.settings, copy_samples=5), done.model, done.folder)
+    assert more.train() and read_copies(done.folder)["samples"] == 5
+    assert TuningRun(done.settings, done.model, done.folder).train()
+    assert (done.folder / "copies.json").read_bytes() == before
+
+
+def test_the_start_is_drawn_once(place, tmp_path, monkeypatch):
+    seeds, real = [], Measurer.draw
+    monkeypatch.setattr(Measurer, "draw", lambda self, texts, seed: seeds.append(seed) or real(self, texts, seed))
+    run = made(place, tmp_path, copy_samples=0)
+    run.train(stop=lambda: True)
+    assert sorted(seeds) == [2000, 2000, 4000]  # your prompts, the others, and your prompts from other noise
 
 
 def test_kept_weights_are_those_of_the_training(done):

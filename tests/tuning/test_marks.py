@@ -10,9 +10,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from gesso.errors import GessoError
+from gesso.tuning import marks
 from gesso.tuning.buckets import BucketRules
 from gesso.tuning.dataset import Defaults
-from gesso.tuning.marks import Marks, assertions, boxes, cbor, marks_of
+from gesso.tuning.marks import Marks, Reservations, assertions, boxes, cbor, marks_of
 from gesso.tuning.reading import read_dataset
 from gesso.tuning.survey import survey
 from tuning.made import save_picture
@@ -56,6 +57,26 @@ def test_tdm_reservation(tmp_path):
     for damaged in ("{", "[1]", '{"location": 3}', "[" * 10_000):
         (tmp_path / "tdmrep.json").write_text(damaged)
         assert marks_of(tmp_path / "mine.jpg") == Marks()
+
+
+def test_tables_above_a_picture_count_up_to_the_root_and_are_read_once(tmp_path, monkeypatch):
+    root = tmp_path / "set"
+    (root / "img" / "2_cat").mkdir(parents=True)
+    paths = [root / "img" / "2_cat" / name for name in ("a.png", "b.png")]
+    for path in paths:
+        Image.new("RGB", (8, 8)).save(path)
+    (tmp_path / "tdmrep.json").write_text(json.dumps([{"location": "/", "tdm-reservation": 1}]))  # above the root
+    (root / "tdmrep.json").write_text(json.dumps([{"location": "/img/2_cat/a*", "tdm-reservation": 1}]))
+    (paths[0].parent / "tdmrep.json").write_text(json.dumps([{"location": "/*", "tdm-reservation": 0}]))
+    tables, real = [], marks.loads
+    monkeypatch.setattr(marks, "loads", lambda text: tables.append(text) or real(text))
+    found = Reservations()
+    says = [marks_of(path, found, root).reserved for path in paths]
+    assert says == ["TDM reservation in tdmrep.json", ""] and len(tables) == 2
+    assert marks_of(paths[0]) == Marks()  # without a root, the picture's own folder
+    data = read_dataset(root, Defaults())
+    rules = BucketRules(resolution=(64, 64), low=32, high=128, step=16)
+    assert survey(data, rules).reserved == ((paths[0], "TDM reservation in tdmrep.json"),)
 
 
 def test_made_by_an_ai(tmp_path):

@@ -87,7 +87,7 @@ def test_a_package_that_is_missing_is_named(root: Path, tmp_path: Path, monkeypa
         return real(name)
 
     monkeypatch.setattr(importlib, "import_module", without)
-    with pytest.raises(GessoError, match=r"`optimizer` lion: needs the package pytorch-optimizer.*gesso\[optimizers\]"):
+    with pytest.raises(GessoError, match=r"`optimizer` lion needs the package pytorch-optimizer.*gesso\[optimizers\]"):
         made(root, tmp_path, "lion")
 
 

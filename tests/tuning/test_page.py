@@ -24,12 +24,13 @@ def test_the_page(tmp_path):
     (tmp_path / "samples").mkdir()
     for name in ("000000-0", "000010-0", "000010-1", "other"):
         Image.new("RGB", (8, 8), "red").save(tmp_path / "samples" / f"{name}.png")
+    (tmp_path / "samples" / "note.txt").write_text(f"no sample of {evil}")
     settings = TuningSettings(output="my.safetensors", trigger=evil, sample_prompts=(evil,), steps=20)
-    path = write_page(tmp_path, settings, {"pictures": 12, "model": evil}, note=evil)
+    path = write_page(tmp_path, settings, {"pictures": 12, "model": evil})
     text = path.read_text()
     assert "<script" not in text and "&lt;script&gt;" in text
     assert not re.search(r"(src|href)=\"(?!data:image/png;base64,)", text)
-    assert "default-src 'none'" in text
+    assert "default-src 'none'" in text and "no sample of &lt;script" in text
     assert text.count("<img") == 3 and "Step 10 of 20" in text
     assert "not finite: back to step 5, at 0.5 of the learning rate" in text
     assert "t = 62" in text and ">seen<" in text and ">held<" in text

@@ -71,10 +71,10 @@ def test_webdataset(name, tmp_path):
 
 
 def test_a_reservation_beside_a_shard_is_that_of_its_pictures(tmp_path):
-    path, rules = pack(tmp_path / "set" / "shard.tar", {"a.png": picture(1)}), tmp_path / "set" / "tdmrep.json"
+    path, rules = pack(tmp_path / "set" / "data" / "shard.tar", {"a.png": picture(1)}), tmp_path / "set" / "tdmrep.json"
     for location, reserved in (("*", "TDM reservation in tdmrep.json"), ("/other*", "")):
         rules.write_text(json.dumps([{"location": location, "tdm-reservation": 1}]))
-        found, rows = read(path.parent, tmp_path / "cache")
+        found, rows = read(path.parent.parent, tmp_path / "cache")
         assert len(rows) == 1 and marks_of(found.examples[0].path).reserved == reserved
 
 

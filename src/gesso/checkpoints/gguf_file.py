@@ -25,7 +25,7 @@ from gesso.checkpoints.regular_file import open_regular
 from gesso.checkpoints.safetensors_file import MAX_METADATA, TensorInfo
 from gesso.checkpoints.safetensors_layout import MAX_HEADER, MAX_NAME, MAX_SIDE, MAX_TENSORS
 from gesso.errors import shorten
-from gesso.extras import install_command
+from gesso.extras import missing_words
 
 MAGIC = b"GGUF"
 MAX_KEYS = 10_000
@@ -160,8 +160,8 @@ class GgufReader:
 def _quants(path: Path) -> Any:
     try:
         from gguf import quants
-    except ImportError:
-        message = f"has quantised weights, which need the package gguf. Try: {install_command('gguf')}"
+    except ImportError as error:
+        message = missing_words("reading quantised weights", "the package gguf", "gguf", error)
         raise ModelFileError("missing_extra", path, message) from None
     return quants
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gesso.errors import GessoError, in_words, one_line
+from gesso.extras import missing_extra
 from gesso.serving.settings import ServeSettings, read_settings
 from gesso.terminal.help import App
 from gesso.terminal.json_lines import JsonOption, json_line
@@ -92,11 +93,7 @@ def _as_options() -> Iterator[None]:
         error.message = in_words(error.message, lambda name, value: f"--{name}" if name == "home" else None)
         raise
     except ImportError as error:
-        raise GessoError(
-            f"`gesso backup` needs some more packages ({error.name} is missing). "
-            "Install them with: pip install 'gesso[serve]'",
-            code="missing_extra",
-        ) from None
+        raise missing_extra("`gesso backup`", f"the package {error.name}", "serve", error) from None
 
 
 def _settings(home: Path | None) -> ServeSettings:

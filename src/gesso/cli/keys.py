@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gesso.errors import GessoError, one_line
-from gesso.extras import install_command
+from gesso.extras import missing_extra
 from gesso.serving.settings import read_settings
 from gesso.terminal.help import App
 from gesso.terminal.json_lines import JsonOption, json_line
@@ -148,11 +148,7 @@ def _store(home: Path | None) -> "Iterator[KeyStore]":
         from gesso.serving.database import Database
         from gesso.serving.keys import KeyStore
     except ImportError as error:
-        raise GessoError(
-            f"`gesso keys` needs some more packages ({error.name} is missing). "
-            f"Install them with: {install_command('serve')}",
-            code="missing_extra",
-        ) from None
+        raise missing_extra("`gesso keys`", f"the package {error.name}", "serve", error) from None
     try:
         settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

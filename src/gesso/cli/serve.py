@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gesso.errors import GessoError, in_words
-from gesso.extras import install_command
+from gesso.extras import missing_extra
 from gesso.serving.logs import logged
 from gesso.serving.settings import Row, Settings, read_settings, setting_rows, shown
 from gesso.terminal.json_lines import JsonOption, json_line
@@ -50,11 +50,7 @@ def _run(settings: Settings) -> None:
     try:
         from gesso.server.run import serve
     except ImportError as error:
-        raise GessoError(
-            f"`gesso serve` needs some more packages ({error.name} is missing). "
-            f"Install them with: {install_command('serve')}",
-            code="missing_extra",
-        ) from None
+        raise missing_extra("`gesso serve`", f"the package {error.name}", "serve", error) from None
     with logged(settings.values.log_format == "json"):
         serve(settings.values, lambda address: _announce(address, settings.values.browser))
 

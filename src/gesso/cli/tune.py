@@ -20,11 +20,11 @@ from gesso.terminal.exit_codes import EXIT_TERMINATED
 from gesso.terminal.json_lines import JsonOption, json_line
 from gesso.terminal.progress import Bar
 from gesso.terminal.results import path_values
+from gesso.tuning.kinds import KINDS
 
 if TYPE_CHECKING:
     from gesso.tuning.settings import TuningSettings
 
-KINDS = ("lora", "full", "embedding", "controlnet", "distil")  # those of `gesso.tuning.settings`, which imports torch
 EMBEDDING, CONTROL, DISTIL = ("embedding",), ("controlnet",), ("distil",)
 LORA = ("lora", "distil")  # what writes a LoRA
 FROZEN = (*LORA, *EMBEDDING, *CONTROL)  # what leaves the model as it is
@@ -61,7 +61,6 @@ class Setting(NamedTuple):
 
 DATA, NETWORK, TRAINING, LOSS, REPORT = "Pictures and captions", "Network", "Training", "Loss", "Report"
 JUDGE = "Verdict"
-JUDGED = ("lora", "full", "embedding")  # those of `gesso.tuning.run`
 SETTINGS = (
     Setting("trigger", str, DATA, "Word put before captions that lack it; you draw with it later.", "", metavar="TEXT"),
     Setting("caption", str, DATA, "Caption of pictures without one.", "", metavar="TEXT"),
@@ -206,18 +205,12 @@ SETTINGS = (
     Setting("samples", bool, REPORT, "Draw pictures with each report.", "drawn; see the docs"),
     Setting("sample_prompts", list[str], REPORT, "Prompt to draw. Repeatable.", "the first captions", "sample"),
     Setting("sample_steps", int, REPORT, "Sampling steps of these pictures.", "the model's"),
-    Setting(
-        "judge_prompts", list[str], JUDGE, "Prompt to judge by. Repeatable.", "made ones", "judge-prompt", kinds=JUDGED
-    ),
-    Setting("judge_samples", int, JUDGE, "Pictures that each report judges by.", "12, see the docs", kinds=JUDGED),
-    Setting(
-        "copy_samples", int, JUDGE, "Pictures that are checked for copies at the end.", "200, CPU 48", kinds=JUDGED
-    ),
-    Setting(
-        "sscd", Path, JUDGE, "SSCD's ONNX file, which looks for copies.", "outlines do", metavar="FILE", kinds=JUDGED
-    ),
-    Setting("auto_stop", bool, JUDGE, "Stop where later steps only copy.", "stop there", kinds=JUDGED),
-    Setting("keep_steps", int, JUDGE, "Reports whose weights are kept.", "all, of whole models 2", kinds=JUDGED),
+    Setting("judge_prompts", list[str], JUDGE, "Prompt to judge by. Repeatable.", "made ones", "judge-prompt"),
+    Setting("judge_samples", int, JUDGE, "Pictures that each report judges by.", "12, see the docs"),
+    Setting("copy_samples", int, JUDGE, "Pictures that are checked for copies at the end.", "200, CPU 48"),
+    Setting("sscd", Path, JUDGE, "SSCD's ONNX file, which looks for copies.", "outlines do", metavar="FILE"),
+    Setting("auto_stop", bool, JUDGE, "Stop where later steps only copy.", "stop there"),
+    Setting("keep_steps", int, JUDGE, "Reports whose weights are kept.", "all, of large ones 2"),
     Setting("tensorboard", bool, REPORT, "Write the log for TensorBoard, too.", "the log alone"),
     Setting("preset", str, "Speed and memory", "What it must fit into: cpu, 8gb, 12gb or 24gb.", "the device", "fit"),
     Setting("device", str, "Speed and memory", "Device: auto, cpu, cuda or cuda:1.", "the first GPU, or the CPU"),
@@ -231,6 +224,14 @@ SETTINGS = (
         kinds=FROZEN,
     ),
     Setting("checkpointing", bool, "Speed and memory", "Compute activations twice to save memory.", "by the memory"),
+    Setting(
+        "shard",
+        bool,
+        "Speed and memory",
+        "Part weights, gradients and moments over the processes (FSDP2).",
+        "whole in each",
+        kinds=("full",),
+    ),
 )
 _OPTIONS = {row.field: f"--{row.name}" for row in SETTINGS} | {"data": "FOLDER", "folder": "--folder"}
 

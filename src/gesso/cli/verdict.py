@@ -67,11 +67,11 @@ def verdict(
 
 def _write(folder: Path, output: Path, step: int | None) -> dict[str, Any]:
     from gesso.runtime.engine import find_model
-    from gesso.tuning.run import SETTINGS, TuningRun
-    from gesso.tuning.settings import TuningSettings, read_settings
+    from gesso.tuning.result import SETTINGS, result_in
+    from gesso.tuning.settings import read_settings
 
-    settings = TuningSettings(**read_settings(folder / SETTINGS))
-    return TuningRun(settings, find_model(resolve_model(settings.model)), folder).write(output, step=step)
+    model = str(read_settings(folder / SETTINGS).get("model", ""))
+    return result_in(folder, find_model(resolve_model(model))).write(output, step=step)
 
 
 def as_facts(found: "Verdict") -> dict[str, Any]:

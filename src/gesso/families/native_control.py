@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -30,14 +31,21 @@ class NativeControl:
     hint: str
 
 
-def save_control(path: Path, control: ControlNet, family: str, hint: str, about: Mapping[str, str]) -> None:
+def save_control(
+    path: Path,
+    control: ControlNet,
+    family: str,
+    hint: str,
+    about: Mapping[str, str],
+    training: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Writes a ControlNet in half precision, whole or not at all; the same arguments give the same bytes.
 
-    about: ModelSpec keys without "modelspec.", title among them.
+    about: ModelSpec keys without "modelspec.", title among them. training: further metadata
     """
     whole = {"format": FORMAT, "version": VERSION, "family": family, "hint": hint, "config": to_json(control.config)}
     known = {"sai_model_spec": "1.0.1", "architecture": f"{family}/controlnet", "implementation": "gesso", **about}
-    metadata = {f"modelspec.{key}": value for key, value in known.items()}
+    metadata = {**training, **{f"modelspec.{key}": value for key, value in known.items()}}
     metadata[KEY] = json.dumps(whole, separators=(",", ":"), allow_nan=False)
     tensors = {name: tensor.detach().half().contiguous() for name, tensor in control.state_dict().items()}
     write_safetensors(path, tensors, metadata, hash_key="modelspec.hash_sha256")

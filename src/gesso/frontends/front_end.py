@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gesso.errors import GessoError, short
-from gesso.extras import install_command
+from gesso.extras import missing_extra
 from gesso.frontends.midjourney import FLAG_NAMES, FlaggedPrompt, parse_flags
 from gesso.frontends.styles import MAX_FILE_CHARS, Style, apply_styles, parse_styles
 from gesso.frontends.wildcard_tables import parse_table
@@ -259,12 +259,8 @@ def _table(path: Path) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
     details = {"path": str(path)}
     try:
         return parse_table(_text(path, MAX_LIST_NBYTES), path.name)
-    except ImportError:
-        raise GessoError(
-            f"{path}: reading it needs PyYAML. Install it with: {install_command('comfyui')}",
-            code="missing_extra",
-            data=details,
-        ) from None
+    except ImportError as error:
+        raise missing_extra(f"{path}: reading it", "PyYAML", "comfyui", error, data=details) from None
     except ValueError as error:
         raise GessoError(
             f"{path}: {error}. Correct the wildcards, or move the file elsewhere", code="damaged", data=details

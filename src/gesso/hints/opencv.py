@@ -2,8 +2,7 @@
 
 from types import ModuleType
 
-from gesso.errors import GessoError
-from gesso.extras import install_command
+from gesso.extras import missing_extra
 
 
 def opencv(what: str) -> ModuleType:
@@ -11,8 +10,5 @@ def opencv(what: str) -> ModuleType:
     try:
         import cv2
     except ImportError as error:
-        raise GessoError(
-            f"{what} needs OpenCV, which is not available ({error}). Try: {install_command('hints')}",
-            code="missing_extra",
-        ) from error
+        raise missing_extra(what, "OpenCV", "hints", error) from error
     return cv2

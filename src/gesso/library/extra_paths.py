@@ -17,7 +17,7 @@ from typing import Any
 
 from gesso import strict_yaml
 from gesso.errors import GessoError
-from gesso.extras import install_command
+from gesso.extras import missing_words
 from gesso.library.places import COMFYUI_TYPES, Place
 
 MAX_BYTES = 64 * 1024
@@ -103,13 +103,10 @@ def _parse(path: Path) -> dict[Any, Any]:
                 data=details,
             )
         sections = strict_yaml.loads(data.decode("utf-8-sig"), max_depth=MAX_DEPTH, max_values=MAX_EVENTS)
-    except ImportError:
-        raise GessoError(
-            f"{path}: reading it needs PyYAML. Install it with: {install_command('comfyui')}; or add its folders "
-            "one by one with `layout=plain`",
-            code="missing_extra",
-            data=details,
-        ) from None
+    except ImportError as error:
+        needs = missing_words(f"{path}: reading it", "PyYAML", "comfyui", error)
+        advice = "; or add its folders one by one with `layout=plain`"
+        raise GessoError(needs + advice, code="missing_extra", data=details) from None
     except FileNotFoundError:
         raise GessoError(f"{path}: no such file", code="missing", data=details) from None
     except OSError as error:

@@ -16,7 +16,7 @@ from typing import Any
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import hash_file
 from gesso.errors import GessoError, one_line
-from gesso.extras import install_command
+from gesso.extras import missing_extra
 from gesso.library.entry import HUB, LibraryEntry
 from gesso.library.folders import MODEL_INDEX
 from gesso.library.importing import check_finite, require_readable
@@ -216,10 +216,8 @@ def _compare(paths: Mapping[str, Path], listed: Mapping[str, Any], on_progress: 
 def _client() -> Any:
     try:
         import huggingface_hub
-    except ImportError:
-        raise GessoError(
-            f"hf: names need the hub client. Install it with: {install_command('hub')}", code="missing_extra"
-        ) from None
+    except ImportError as error:
+        raise missing_extra("a name with hf:", "the hub's client", "hub", error) from None
     return huggingface_hub
 
 

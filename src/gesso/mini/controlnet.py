@@ -29,7 +29,7 @@ from gesso.models.controlnet import ControlNet, ControlNetConfig
 from gesso.models.unet import UNet
 from gesso.scenes.render import Renderer
 from gesso.scenes.scene import Scene, SceneSampler, moved
-from gesso.training.loop import Plan, fit, load_average, load_state
+from gesso.training.loop import Plan, fit, load_average, state_facts
 from gesso.training.precision import TrainingPrecision
 from gesso.training.task import Enter, Figures, generator_for
 
@@ -175,7 +175,7 @@ class EdgeControl:
         """Train, or go on, for stop_after seconds at most. -> whether the training is at its end"""
         recipe = self.recipe
         fit(self._task(), recipe.plan, self.folder, precision=recipe.precision, stop_after=stop_after, on_log=on_log)
-        return bool(load_state(self.folder / "last.pt")["samples"] >= recipe.plan.total_samples)
+        return bool(state_facts(self.folder / "last.pt")["samples"] >= recipe.plan.total_samples)
 
     def export(self, path: Path, about: Mapping[str, str]) -> None:
         """Write the averaged weights. about: as in `save_control`."""

@@ -23,7 +23,7 @@ from gesso.mini.trained_model import OnLog, TrainedModel
 from gesso.models.vae import AutoencoderKL
 from gesso.scenes.scene import SceneSampler
 from gesso.scenes.styles import STYLES, StyledRenderer
-from gesso.training.loop import Plan, fit, load_average, load_state
+from gesso.training.loop import Plan, fit, load_average, state_facts
 from gesso.training.precision import TrainingPrecision
 from gesso.training.task import Task
 from gesso.tuning.factors import LoraFactors
@@ -147,4 +147,4 @@ class StyleLora:
             what=f"the style {self.style}",
             on_log=on_log,
         )
-        return bool(load_state(folder / "last.pt")["samples"] >= plan.total_samples)
+        return bool(state_facts(folder / "last.pt")["samples"] >= plan.total_samples)

@@ -32,7 +32,7 @@ from sqlalchemy.exc import (
 )
 
 from gesso.errors import GessoError
-from gesso.extras import install_command
+from gesso.extras import missing_extra
 from gesso.serving.sync import DiskSync
 from gesso.serving.tables import REVISION
 
@@ -342,9 +342,7 @@ def _engine(url: URL) -> Engine:
             return engine
         return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
     except (ImportError, NoSuchModuleError):
-        raise GessoError(
-            f"PostgreSQL needs psycopg. Install it with: {install_command('postgres')}", code="missing_extra"
-        ) from None
+        raise missing_extra("PostgreSQL", "psycopg", "postgres") from None
 
 
 def _connect_sqlite(connection: Any, record: object) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gesso.errors import GessoError
+from gesso.extras import missing_extra
 from gesso.serving.blobs import GRACE_SECONDS, BlobStore, damaged, is_digest, missing
 
 if TYPE_CHECKING:
@@ -206,12 +207,8 @@ def _opened(address: str) -> "Store":
     try:
         from obstore.exceptions import BaseError
         from obstore.store import from_url
-    except ImportError:
-        raise GessoError(
-            "Object storage needs obstore. Install it with: pip install 'gesso[objects]'",
-            code="missing_extra",
-            field="pictures",
-        ) from None
+    except ImportError as error:
+        raise missing_extra("object storage", "obstore", "objects", error, field="pictures") from None
     # Without TLS only where an endpoint says so, on a network of one's own.
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     try:

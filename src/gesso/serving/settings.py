@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 from gesso.errors import GessoError, short
-from gesso.extras import install_command
+from gesso.extras import missing_extra
 from gesso.request.checks import nearest, unknown_data
 from gesso.studio.home import library_folder
 
@@ -234,11 +234,8 @@ def read_settings(flags: Mapping[str, Any] | None = None, *, file: Path | None =
 
         table = _table(file)
         model = _model(table)
-    except ImportError:
-        raise GessoError(
-            f"`gesso serve` needs some more packages. Install them with: {install_command('serve')}",
-            code="missing_extra",
-        ) from None
+    except ImportError as error:
+        raise missing_extra("`gesso serve`", f"the package {error.name}", "serve", error) from None
     typed = {name: value for name, value in (flags or {}).items() if value is not None}
     _check_names(table, f"{file}, table [{TABLE}]")
     variables = {

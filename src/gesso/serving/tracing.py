@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gesso import __version__
 from gesso.errors import GessoError
+from gesso.extras import missing_extra
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -157,12 +158,8 @@ def open_tracing(
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ImportError:
-        raise GessoError(
-            "`traces` needs OpenTelemetry. Install it with: pip install 'gesso[otel]'",
-            code="missing_extra",
-            field="traces",
-        ) from None
+    except ImportError as error:
+        raise missing_extra("`traces`", "OpenTelemetry", "otel", error, field="traces") from None
     if url is not None and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", url):
         raise GessoError(
             f"`traces` {url}: expected the address of a collector, such as http://127.0.0.1:4318",

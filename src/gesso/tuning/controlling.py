@@ -21,7 +21,6 @@ from gesso.models.controlnet import ControlNet, ControlNetConfig
 from gesso.models.unet import UNet
 from gesso.text.chunks import EmbeddingToken
 from gesso.training.muon import split_groups
-from gesso.tuning.conditions import sizes_of
 from gesso.tuning.files import DTYPE, check_fits, spec_metadata
 from gesso.tuning.hints import Hints
 from gesso.tuning.task import TuningTask, checkpoint_blocks
@@ -90,26 +89,22 @@ class ControlTask(TuningTask):
     def networks(self) -> list[nn.Module]:
         return [self.parts.unet, self.learner.control]
 
-    def predict(
-        self, places: Sequence[int], flips: Sequence[bool], captions: Sequence[str], x: Tensor, times: Tensor
-    ) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        sizes = [sizes_of(self.found[p], flip=flip) for p, flip in zip(places, flips, strict=True)]
-        own, wide = next(self.parts.unet.parameters()).dtype, next(self.learner.control.parameters()).dtype
-        hint, times = self.hints(places, flips).to(self.device, wide), times.to(self.device)
-        with self.precision():
-            context, added = self.conditions(captions, sizes)
-            residuals = self.learner.control(
-                x.to(wide), times, context.to(wide), hint, None if added is None else added.to(wide)
-            )
-            output: Tensor = self.parts.unet(
-                x.to(own),
-                times,
-                context.to(own),
-                None if added is None else added.to(own),
-                control=[residual.to(own) for residual in residuals],
-            )
-        return output
+    def hints_of(self, places: Sequence[int], flips: Sequence[bool]) -> Tensor:
+        return self.hints(places, flips)
+
+    def steering(
+        self, x: Tensor, times: Tensor, context: Tensor, added: Tensor | None, hint: Tensor
+    ) -> Sequence[Tensor]:
+        control = self.learner.control
+        dtype = next(control.parameters()).dtype
+        residuals: Sequence[Tensor] = control(
+            x.to(dtype),
+            times,
+            context.to(dtype),
+            hint.to(self.device, dtype),
+            None if added is None else added.to(dtype),
+        )
+        return residuals
 
 
 def write_control(
@@ -126,7 +121,7 @@ def write_control(
     """
     check_fits(control.state_dict())
     if family.scheduler is None:
-        save_control(path, control, family.name, hint, about)
+        save_control(path, control, family.name, hint, about, training)
         return
     rules = diffusers_rules(control.config, linear=family.layout != "sd1")
     tensors = keymap.save(

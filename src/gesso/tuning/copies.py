@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from gesso.errors import GessoError, one_line
-from gesso.extras import install_command
+from gesso.extras import missing_extra
 
 ORIENTATIONS = 4  # of half a turn
 SIZES = (40, 45, 50, 57, 64)  # pixels a side of the outlines; the first is the whole that is laid over the others
@@ -187,10 +187,8 @@ def sscd(path: Path) -> Prepare:
     """
     try:
         import onnxruntime
-    except ImportError:
-        raise GessoError(
-            f"{path}: onnxruntime is not installed, which runs it. {install_command('sscd')}", code="missing_extra"
-        ) from None
+    except ImportError as error:
+        raise missing_extra(f"{path}: the network", "onnxruntime", "sscd", error) from None
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # whatever its parser raises

@@ -84,6 +84,7 @@ class DataSet:
     notes       what was left out, and why, a sentence each
     batch_size  that the files ask for; None: they do not
     held_share  share of pictures to hold out that the files ask for
+    roots       folders that the user named: what a file in them says of all below counts
     """
 
     layout: str
@@ -92,6 +93,12 @@ class DataSet:
     notes: tuple[str, ...] = ()
     batch_size: int | None = None
     held_share: float | None = None
+    roots: tuple[Path, ...] = ()
+
+    def root_of(self, example: Example) -> Path:
+        """The folder that the user named in which a picture lies; else that of its subset."""
+        named = (root for root in self.roots if example.path.is_relative_to(root))
+        return next(named, self.subsets[example.subset].where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +268,7 @@ def read_shards(where: Path, shards: Sequence[Path], defaults: Defaults) -> Data
     examples: list[Example] = []
     notes: list[str] = []
     for shard in shards:
-        folder, said = unpack(shard, defaults.unpacked)
+        folder, said = unpack(shard, defaults.unpacked, where if where.is_dir() else where.parent)
         notes += said
         found = _read_table(folder, folder / "metadata.jsonl", defaults)
         examples += found.examples

@@ -76,6 +76,16 @@ class Hints:
             )
 
     @property
+    def can_redo(self) -> bool:
+        """Whether a hint can be made of any picture, as these are made of theirs."""
+        row = PREPROCESSORS.get(self.name)
+        return row is not None and not row.needs_mask and row.bring is sizing.smooth
+
+    def made_of(self, picture: Image.Image) -> Image.Image:
+        """The hint of another picture at its size, RGB."""
+        return preprocess(self.name, picture, None, self.parameters).convert("RGB")
+
+    @property
     def fingerprint(self) -> str:
         """A hash of what follows from no setting: the files."""
         hashed = hashlib.sha256()

@@ -127,6 +127,19 @@ def judge_prompts(
     return JudgePrompts(tuple(fresh[place % len(fresh)] for place in range(count)) if fresh else (), others, subject)
 
 
+def caption_prompts(
+    captions: Sequence[str], count: int, *, given: Sequence[str] = (), knows: Callable[[str], bool] = lambda text: True
+) -> JudgePrompts:
+    """Prompts to draw `count` pictures with where no subject is learned: the captions, then other things.
+
+    given: prompts of the user's, in place of all these
+    """
+    places = [one for one in PLACES if knows(one)] or [""]
+    things = [f"{one} {places[(3 * n) % len(places)]}".strip() for n, one in enumerate(THINGS) if knows(one)]
+    texts = list(given) or list(dict.fromkeys([*(one for one in captions if one), *things])) or [""]
+    return JudgePrompts(tuple(JudgePrompt(*(2 * (texts[n % len(texts)],))) for n in range(count)), (), "")
+
+
 def _differ(captions: Sequence[str]) -> bool:
     """Whether captions name different things, as those of a style do."""
     return len({caption for caption in captions if caption}) > max(1, len(captions) // 2)

@@ -20,10 +20,22 @@ from torch import Tensor, nn
 
 from gesso.errors import GessoError
 from gesso.files import atomic_file
+from gesso.tuning.control_measures import ControlMeasurer
+from gesso.tuning.controlling import ControlTask
 from gesso.tuning.copies import SSCD_THRESHOLD, THRESHOLD, Outlines, sscd
-from gesso.tuning.judge_prompts import judge_prompts
-from gesso.tuning.measures import CONTRASTS, FEATURE_NOISES, JUDGED_SHARES, MEASURES, Measurer, save_pictures
-from gesso.tuning.settings import TuningSettings
+from gesso.tuning.distilling import DistilTask
+from gesso.tuning.judge_prompts import caption_prompts, judge_prompts
+from gesso.tuning.measures import (
+    CONTRASTS,
+    FEATURE_NOISES,
+    JUDGED_SHARES,
+    MEASURES,
+    Measurer,
+    drawing_of,
+    save_pictures,
+)
+from gesso.tuning.settings import STUDENT_STEPS, TuningSettings
+from gesso.tuning.student_measures import StudentMeasurer, student_drawing
 from gesso.tuning.task import TuningTask
 from gesso.tuning.verdict import Verdict, read_measures, verdict_of
 
@@ -46,20 +58,20 @@ def with_samples(settings: TuningSettings, *, is_mini: bool, on_cpu: bool) -> Tu
     copies = settings.copy_samples
     if copies is None:
         copies = 0 if nothing or not samples else CPU_COPY_SAMPLES if on_cpu else COPY_SAMPLES
-    keep = settings.keep_steps or (2 if settings.kind == "full" else 10_000)
+    keep = settings.keep_steps or (2 if settings.kind in ("full", "controlnet") else 10_000)
     return replace(settings, judge_samples=samples, copy_samples=copies, keep_steps=keep)
 
 
-def rows_of_reports(settings: TuningSettings, prompts: int, *, judged: bool) -> int:
-    """How many pictures the UNet looks at to draw and judge, in all the reports of a training and at its end.
+def rows_of_reports(settings: TuningSettings, prompts: int) -> int:
+    """How many pictures the UNet looks at to draw and judge, in all the reports of a training and at its end, about.
 
-    settings: completed, with samples. prompts: of the samples. judged: whether this kind of training is
+    settings: completed, with samples. prompts: of the samples
     """
     steps, every = settings.steps or 1, settings.report_every or 1
     reports = len({*range(0, steps + 1, every), steps})  # that of the start is among them
     rows = reports * prompts * 2 * (settings.sample_steps or SAMPLE_STEPS)
     count = settings.judge_samples or 0
-    if not judged or not count:
+    if not count:
         return rows
     others = max(count // 2, 4)  # at most, see `judge_prompts`
     a_picture = 2 * min(settings.sample_steps or JUDGED_STEPS, JUDGED_STEPS)  # with its prompt and without
@@ -82,21 +94,27 @@ class Judge:
         own = [one for one in task.found if not one.subset.is_reg]
         captions = [one.subset.captions.whole(one.example.caption) for one in own]
         words = [word.name for word in task.learner.words]
-        prompts = judge_prompts(
-            captions,
-            settings.judge_samples or 0,
-            trigger=settings.trigger,
-            class_words=settings.class_prompt,
-            given=settings.judge_prompts,
-            knows=lambda text: not task.parts.tokenizer.unknown_words(text, keep=words),
-        )
-        side = max((settings.resolution or family.output_size) // family.output_scale // family.vae.downscale, 1)
-        self.measurer = Measurer(
+        count = settings.judge_samples or 0
+        given: dict[str, Any] = {
+            "given": settings.judge_prompts,
+            "knows": lambda text: not task.parts.tokenizer.unknown_words(text, keep=words),
+        }
+        how = drawing_of(family, min(settings.sample_steps or JUDGED_STEPS, JUDGED_STEPS))
+        kind: type[Measurer] = Measurer
+        if isinstance(task, ControlTask):
+            kind, prompts = ControlMeasurer, caption_prompts(captions, count if task.hints.can_redo else 0, **given)
+        elif isinstance(task, DistilTask):
+            kind, prompts = StudentMeasurer, caption_prompts(captions, count, **given)
+            how = student_drawing(settings.sample_steps or STUDENT_STEPS)
+        else:
+            names = {"trigger": settings.trigger, "class_words": settings.class_prompt}
+            prompts = judge_prompts(captions, count, **names, **given)
+        self.measurer = kind(
             task,
             folder,
             prompts,
-            steps=min(settings.sample_steps or JUDGED_STEPS, JUDGED_STEPS),
-            side=side,
+            how=how,
+            side=max((settings.resolution or family.output_size) // family.output_scale // family.vae.downscale, 1),
             prepare=sscd(Path(settings.sscd).expanduser()) if settings.sscd else Outlines,
             threshold=SSCD_THRESHOLD if settings.sscd else THRESHOLD,
             by="SSCD" if settings.sscd else "outlines",
@@ -132,6 +150,8 @@ class Judge:
             for name, module in self.task.modules.items()
             for key, value in module.state_dict().items()
         }
+        if (found := read_copies(self.folder)) is not None and found["step"] == step:
+            (self.folder / COPIES).unlink()  # it was of other weights
         path, nbytes = kept_path(self.folder, step), sum(value.nbytes for value in weights.values())
         path.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(path.parent).free < nbytes + SPARE_DISK:
@@ -152,7 +172,9 @@ class Judge:
             kept_path(self.folder, one).unlink(missing_ok=True)
 
     def finish(self, on_picture: Callable[[int, int], None]) -> None:
-        """Draw pictures with the best step, look for copies among them, and write what was found."""
+        """Draw pictures with the best step, look for copies among them, and write what was found; once."""
+        if is_checked(self.settings, self.folder):
+            return
         best, count = best_step(self.folder), self.settings.copy_samples or 0
         if best is None or not count or not self.measurer.prompts.yours:
             return
@@ -173,6 +195,7 @@ class Judge:
             "copies": found.copies,
             "threshold": round(found.threshold, 4),
             "by": found.by,
+            "asked": asked_of(self.settings),
             "alike": [round(value, 4) for value in found.alike],
             "nearest": [[name, round(value, 4)] for name, (_, value) in zip(names, found.nearest, strict=True)],
             "shown": shown,
@@ -239,6 +262,25 @@ def read_copies(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and "copies" in found else None
+
+
+def asked_of(settings: TuningSettings) -> dict[str, Any]:
+    """The settings that a check for copies follows from, beside the weights; values for JSON."""
+    return {
+        "samples": settings.copy_samples,
+        "prompts": list(settings.judge_prompts),
+        "judge_samples": settings.judge_samples,
+        "sscd": settings.sscd,
+    }
+
+
+def is_checked(settings: TuningSettings, folder: Path) -> bool:
+    """Whether the best step has been looked through for copies as the settings ask, or they ask for nothing."""
+    best = best_step(folder)
+    if best is None or not settings.copy_samples or not settings.judge_samples:
+        return True
+    found = read_copies(folder)
+    return found is not None and found["step"] == best and found.get("asked") == asked_of(settings)
 
 
 def judged_metadata(folder: Path, step: int | None) -> dict[str, str]:

@@ -3,7 +3,7 @@
 - C2PA: the assertions c2pa.training-mining and cawg.training-mining (CAWG training and data mining 1.1), in the
   manifest store of PNG (caBX), JPEG (APP11), WebP (C2PA) and AVIF (uuid)
 - IPTC: plus:DataMining in XMP (IPTC Photo Metadata 2023.1, PLUS LDF)
-- W3C TDM Reservation Protocol: tdm:reservation in XMP, and a tdmrep.json beside the pictures
+- W3C TDM Reservation Protocol: tdm:reservation in XMP, and a tdmrep.json beside the pictures or in a folder above
 
 Any one that says no is a no, "constrained" too; signatures are not checked, since a reservation needs no proof. Nothing
 in these files is trusted: boxes, CBOR and XMP are read within bounds, and what makes no sense is no mark.
@@ -49,13 +49,16 @@ class Marks:
     generated: bool = False
 
 
-def marks_of(path: Path) -> Marks:
-    """The marks of a picture file; none for one that cannot be read."""
+def marks_of(path: Path, reservations: "Reservations | None" = None, root: Path | None = None) -> Marks:
+    """The marks of a picture file; none for one that cannot be read.
+
+    reservations  what was read of tables before. root: the folder up to which they count; None: the picture's own
+    """
     try:
         data = read_bytes(path)
     except GessoError:
         return Marks()
-    reserved, generated = by_rule(path), False
+    reserved, generated = (reservations or Reservations())(path, root), False
     xmp = xmp_in(data)
     for text in xmp:
         generated = generated or any(kind in _GENERATED for kind in _SOURCE.findall(text))
@@ -91,23 +94,49 @@ def _reserving(content: object) -> str:
 # ---- W3C's file ------------------------------------------------------------------------------------------------------
 
 
-def by_rule(path: Path) -> str:
-    """What the first fitting rule of a tdmrep.json in the same folder says (TDMRep, section 6)."""
-    table = path.parent / TDMREP
+class Reservations:
+    """What the tables of W3C's protocol, tdmrep.json, say of files; each is read once."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, tuple[tuple[str, bool], ...]] = {}
+
+    def __call__(self, path: Path, root: Path | None = None) -> str:
+        """Who reserves a file: a table in its folder or in one above, up to root; "": nobody.
+
+        In a table the first fitting rule counts (TDMRep, section 6), and one table that says no is enough.
+        """
+        for folder in path.parents:
+            if self._reserves(folder, path):
+                return f"TDM reservation in {TDMREP}"
+            if root is None or folder == root or not folder.is_relative_to(root):
+                break
+        return ""
+
+    def _reserves(self, folder: Path, path: Path) -> bool:
+        if folder not in self._read:
+            self._read[folder] = _rules(folder / TDMREP)
+        name = f"/{path.relative_to(folder).as_posix()}"
+        for location, reserved in self._read[folder]:
+            whole = location[:-1] if location.endswith("$") else f"{location}*"
+            # Copied from a site, it has the folders of that.
+            if fnmatchcase(name, whole) or fnmatchcase(name, f"*/{PurePosixPath(whole).name}"):
+                return reserved
+        return False
+
+
+def _rules(table: Path) -> tuple[tuple[str, bool], ...]:
+    """Location and whether it is reserved, by rule; nothing of a table that is not there or makes no sense."""
     try:
         if not table.is_file() or table.stat().st_size > MAX_TDMREP:
-            return ""
+            return ()
         rules = loads(table.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return ""
-    for rule in rules if isinstance(rules, list) else ():
-        if not isinstance(rule, Mapping) or not isinstance(rule.get("location"), str):
-            continue
-        pattern, name = rule["location"], f"/{path.name}"
-        whole = pattern[:-1] if pattern.endswith("$") else f"{pattern}*"
-        if fnmatchcase(name, whole) or fnmatchcase(name, f"*/{PurePosixPath(whole).name}"):
-            return f"TDM reservation in {TDMREP}" if rule.get("tdm-reservation") == 1 else ""
-    return ""
+        return ()
+    return tuple(
+        (rule["location"], rule.get("tdm-reservation") == 1)
+        for rule in (rules if isinstance(rules, list) else ())
+        if isinstance(rule, Mapping) and isinstance(rule.get("location"), str)
+    )
 
 
 # ---- XMP -------------------------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ K prompts, C h w of the latents, D features.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,11 @@ from torch import Tensor, nn
 
 from gesso.diffusion.denoiser import Denoiser
 from gesso.diffusion.guidance import GuidedNetwork
+from gesso.diffusion.noise import PhiloxNoise
 from gesso.diffusion.sampler_table import sampler_named
 from gesso.diffusion.samplers.running import sample
 from gesso.diffusion.spacing import sigmas_of
+from gesso.families.base import Family
 from gesso.families.encoding import Sizes
 from gesso.files import atomic_file
 from gesso.models.vae import AutoencoderKL
@@ -54,13 +57,32 @@ SHRINKAGE = 0.2  # of the covariance towards a sphere
 Captions = Sequence[str]
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How pictures are drawn. consistency: by a student of a distillation"""
+
+    steps: int
+    sampler: str
+    schedule: str
+    guidance: float
+    consistency: bool = False
+
+
+def drawing_of(family: Family, steps: int) -> Drawing:
+    """As a family draws by default, in so many steps."""
+    usual = family.defaults
+    return Drawing(steps, usual.sampler, usual.schedule, usual.guidance_scale)
+
+
 class Measurer:
     """Measures a task's networks as they are, into FOLDER/measures.jsonl, a row each time.
 
-    prompts  what is drawn. steps, side: sampling steps, and rows of the latents
+    prompts  what is drawn. how: and how; side: rows of the latents
     prepare  makes what compares pictures; by: its name. threshold: from which similarity on it is a copy
     The task's learner must be as it starts; its networks as they are now are what pictures are judged by.
     """
+
+    puts_back = True  # the networks as they were before, for moments
 
     def __init__(
         self,
@@ -68,90 +90,113 @@ class Measurer:
         folder: Path,
         prompts: JudgePrompts,
         *,
-        steps: int,
+        how: Drawing,
         side: int,
         prepare: Prepare,
         threshold: float,
         by: str,
     ) -> None:
-        self.task, self.folder, self.prompts, self.steps, self.side = task, folder, prompts, steps, side
+        self.task, self.folder, self.prompts, self.how, self.side = task, folder, prompts, how, side
         self._checking: Mapping[str, Any] = {"prepare": prepare, "threshold": threshold, "by": by}
         family = task.parts.family
         self.rows = 32 if family.scheduler is None else max(task.batches.batch_size, 1)  # at a time
-        self._start = copied(task.modules) if prompts.yours else {}
-        self._before: _Before | None = None
-        size = side * family.vae.downscale * family.output_scale
-        self._sizes = Sizes(original=(size, size), target=(size, size))
+        self._start = copied(task.modules) if prompts.yours and self.puts_back else {}
         own = [place for place in range(len(task.found)) if not task.found[place].subset.is_reg]
         self.own = [place for place in own if place not in set(task.held)]
         step = max(len(self.own) / MAX_COMPARED, 1.0)
         self.compared = [self.own[int(i * step)] for i in range(min(len(self.own), MAX_COMPARED))]
+
+    @cached_property
+    def _before(self) -> "_Before":
+        with self.as_before():
+            return _Before(self)
 
     @torch.no_grad()
     def __call__(self, step: int) -> dict[str, float]:
         """Measure, write the row of this step, and return its means for the log."""
         row: dict[str, Any] = {"step": step, **self.task.reported_errors}
         if self.prompts.yours:
-            row |= self._measured(step)
+            row |= self.measured(step)
         write_row(self.folder / MEASURES, row)
         names = ("likeness", "fits", "drift", "nearest")
         return {name: float(np.mean(row[name])) for name in names if row.get(name)}
 
-    def _measured(self, step: int) -> dict[str, Any]:
-        if self._before is None:
-            with self._as_before():
-                self._before = _Before(self)
+    def measured(self, step: int) -> dict[str, Any]:
+        """The figures of the pictures that the networks draw now, a list each."""
         before = self._before
-        latents = self.draw([one.text for one in self.prompts.yours], SEED)
+        # At step 0 the model is what it was before.
+        latents = before.anchors if step == 0 else self.draw_yours(range(len(self.prompts.yours)), SEED)
         pictures = self.decode(latents)
         row: dict[str, Any] = {"drift": self._drift(before)}
-        with self._as_before():
+        with self.as_before():
             row["likeness"] = before.likeness(self.features(latents))
             row["own_likeness"] = before.own
-            row["fits"] = self._fits(latents)
+            row["fits"] = self.fits(latents)
+        return row | self.nearest(step, pictures)
+
+    def nearest(self, step: int, pictures: Sequence[Image.Image]) -> dict[str, Any]:
+        """What a step's pictures have of the user's; keeps small copies of them."""
         checked = self.looks_for_copies(pictures)
-        row |= {
+        save_pictures(self.folder / CHECKED / f"{step:06d}", pictures)
+        return {
             "nearest": [round(value, 4) for _, value in checked.nearest],
             "nearest_place": [self.compared[place] for place, _ in checked.nearest],
             "threshold": checked.threshold,
             "alike": [round(value, 4) for value in checked.alike],
         }
-        save_pictures(self.folder / CHECKED / f"{step:06d}", pictures)
-        return row
 
     # ---- drawing -----------------------------------------------------------------------------------------------------
 
-    def draw(self, prompts: Captions, seed: int) -> Tensor:
+    def draw_yours(self, places: Sequence[int], seed: int) -> Tensor | list[Tensor]:
+        """Pictures of the prompts at these places, from the noise of seed, seed + 1, ...  -> latents [C, h, w] each"""
+        return self.draw([self.prompts.yours[place].text for place in places], seed)
+
+    def draw(self, prompts: Captions, seed: int, how: Drawing | None = None) -> Tensor:
         """Pictures of prompts from the noise of seed, seed + 1, ...  -> latents [K, C, h, w], float32"""
-        family = self.task.parts.family
-        schedule = family.schedule.build()
-        sigmas = sigmas_of(family.defaults.schedule, schedule, self.steps)
-        sampler = sampler_named(family.defaults.sampler)
-        drawn = [torch.empty(0, family.vae.latent_channels, self.side, self.side, device=self.task.device)]
+        drawn = [torch.empty(0, self.task.parts.family.vae.latent_channels, self.side, self.side).to(self.task.device)]
         for first in range(0, len(prompts), self.rows):
             some = list(prompts[first : first + self.rows])
-            noise = torch.cat([self._noise(seed + first + place) for place in range(len(some))])
-            network = GuidedNetwork(
-                network=self._network,
-                cond=some,
-                uncond=[""] * len(some),
-                scale=family.defaults.guidance_scale,
-                cat=lambda one, other: [*one, *other],
-            )
-            denoise = Denoiser(network, schedule, family.prediction)
-            x = noise.to(self.task.device) * float((1 + sigmas[0] ** 2).sqrt())
-            drawn.append(sample(sampler, denoise, x, sigmas))
+            seeds = range(seed + first, seed + first + len(some))
+            drawn.append(self.sampled(some, (self.side, self.side), seeds, how or self.how))
         return torch.cat(drawn)
 
-    def _noise(self, seed: int) -> Tensor:
-        shape = 1, self.task.parts.family.vae.latent_channels, self.side, self.side
+    def sampled(
+        self, prompts: list[str], size: tuple[int, int], seeds: Sequence[int], how: Drawing, hint: Tensor | None = None
+    ) -> Tensor:
+        """One batch, a seed each.  size: (h, w) of the latents; hint [B, 3, H, W] in [0, 1] -> latents [B, C, h, w]"""
+        family = self.task.parts.family
+        schedule = family.schedule.build()
+        sigmas = sigmas_of(how.schedule, schedule, how.steps)
+
+        def network(z: Tensor, timestep: Tensor, captions: list[str]) -> Tensor:
+            shown = None if hint is None else hint.repeat(len(z) // len(hint), 1, 1, 1)
+            return self.task.answers(captions, self.sizes_of(z), z, timestep, shown).to(z.dtype)
+
+        guided = GuidedNetwork(
+            network=network,
+            cond=prompts,
+            uncond=[""] * len(prompts),
+            scale=how.guidance,
+            cat=lambda one, other: [*one, *other],
+        )
+        denoise = Denoiser(guided, schedule, family.prediction, consistency=how.consistency)
+        noise = torch.cat([self._noise(seed, size) for seed in seeds])
+        x = noise.to(self.task.device) * float((1 + sigmas[0] ** 2).sqrt())
+        return sample(sampler_named(how.sampler), denoise, x, sigmas, PhiloxNoise(seeds))
+
+    def sizes_of(self, latents: Tensor) -> list[Sizes]:
+        """What SDXL is told of pictures of their own size."""
+        family = self.task.parts.family
+        scale = family.vae.downscale * family.output_scale
+        size = latents.shape[2] * scale, latents.shape[3] * scale
+        return [Sizes(original=size, target=size)] * len(latents)
+
+    def _noise(self, seed: int, size: tuple[int, int]) -> Tensor:
+        shape = 1, self.task.parts.family.vae.latent_channels, *size
         return torch.randn(shape, generator=generator_for(seed, 3))
 
-    def _network(self, z: Tensor, timestep: Tensor, captions: list[str]) -> Tensor:
-        return self.task.answers(captions, [self._sizes] * len(z), z, timestep).to(z.dtype)
-
-    def decode(self, latents: Tensor) -> list[Image.Image]:
-        """Pictures of latents, as the VAE has them."""
+    def decode(self, latents: Iterable[Tensor]) -> list[Image.Image]:
+        """Pictures of latents [C, h, w], as the VAE has them."""
         vae = self.task.parts.vae
         assert isinstance(vae, AutoencoderKL)
         kind, found = next(vae.parameters()).dtype, list[Image.Image]()
@@ -172,7 +217,7 @@ class Measurer:
     # ---- judging -----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _as_before(self) -> Iterator[None]:
+    def as_before(self) -> Iterator[None]:
         """The networks as they were before the training, for the time of the block."""
         now = copied(self.task.modules)
         try:
@@ -188,6 +233,14 @@ class Measurer:
 
         Latents [K, C, h, w] of any sizes, one after the other -> [K, D]
         """
+        found = [
+            torch.cat([flat.mean(dim=2), flat.std(dim=2), flat.amax(dim=2)], dim=1)
+            for flat in (one.flatten(2) for one in self.maps(latents))
+        ]
+        return torch.cat(found).numpy().astype(np.float64)
+
+    def maps(self, latents: Tensor) -> Iterator[Tensor]:
+        """These features at every place, a batch after the other.  -> float32 [B, D, h, w] on the CPU"""
         up = self.task.parts.unet.up
         layer, kept = up[-2] if len(up) > 1 else up[-1], []
 
@@ -197,30 +250,30 @@ class Measurer:
         handle = layer.register_forward_hook(keep)
         schedule = self.task.objective.schedule
         time = int(FEATURE_SHARE * schedule.num_timesteps)
-        found = []
         try:
             for first in range(0, len(latents), self.rows):
                 some = latents[first : first + self.rows].to(self.task.device)
                 total: Tensor | None = None
                 for number in range(FEATURE_NOISES):
                     eps = torch.randn(1, *some.shape[1:], generator=generator_for(SEED, 4, number)).expand_as(some)
-                    self._outputs(some, eps.to(some), time, [""] * len(some))
+                    self.outputs(some, eps.to(some), time, [""] * len(some))
                     new = kept.pop()
                     total = new if total is None else total + new
                 assert total is not None
-                flat = (total / FEATURE_NOISES).flatten(2)
-                found.append(torch.cat([flat.mean(dim=2), flat.std(dim=2), flat.amax(dim=2)], dim=1).cpu())
+                yield (total / FEATURE_NOISES).cpu()
         finally:
             handle.remove()
-        return torch.cat(found).numpy().astype(np.float64)
 
-    def _outputs(self, latents: Tensor, eps: Tensor, time: int, captions: Captions) -> Tensor:
+    def outputs(
+        self, latents: Tensor, eps: Tensor, time: int, captions: Captions, hint: Tensor | None = None
+    ) -> Tensor:
+        """What the network says of pictures with noise eps at a timestep.  [B, C, h, w] -> the same, float32"""
         times = torch.full((len(latents),), time)
         z = self.task.objective.noisy(latents, eps, times)
-        return self.task.answers(captions, [self._sizes] * len(latents), z, times).float()
+        return self.task.answers(captions, self.sizes_of(latents), z, times, hint).float()
 
-    def _fits(self, latents: Tensor) -> list[float]:
-        """Of each picture: the share of other prompts that it fits less well than its own."""
+    def fits(self, latents: Sequence[Tensor]) -> list[float]:
+        """Of each picture [C, h, w]: the share of other prompts that it fits less well than its own."""
         texts = [one.judged for one in self.prompts.yours]
         count, found = len(texts), []
         for place in range(count):
@@ -237,7 +290,7 @@ class Measurer:
                 for first in range(0, len(rows), self.rows):
                     some = rows[first : first + self.rows]
                     both = one.expand(len(some), -1, -1, -1), eps.expand(len(some), -1, -1, -1)
-                    output = self._outputs(*both, time, some)
+                    output = self.outputs(*both, time, some)
                     times = torch.full((len(some),), time)
                     errors[first : first + len(some)] += self.task.objective.errors(output, *both, times).cpu().numpy()
             found.append(float(np.mean(errors[1:] > errors[0])))
@@ -260,7 +313,7 @@ class Measurer:
             for first in range(0, len(latents), self.rows):
                 some = latents[first : first + self.rows]
                 captions = list(self.prompts.others[first : first + self.rows])
-                parts.append(self._outputs(some, self._other_noise(some, first, time), time, captions))
+                parts.append(self.outputs(some, self._other_noise(some, first, time), time, captions))
             outputs.append(torch.cat(parts))
         return outputs
 
@@ -278,11 +331,10 @@ class Measurer:
         self, count: int, on_picture: Callable[[int, int], None] = lambda done, of: None
     ) -> tuple[Copying, list[Image.Image]]:
         """Draw `count` pictures with the networks as they are, and look for copies among them."""
-        texts = [one.text for one in self.prompts.yours]
         pictures: list[Image.Image] = []
         while len(pictures) < count:
-            some = [texts[(len(pictures) + i) % len(texts)] for i in range(min(self.rows, count - len(pictures)))]
-            pictures += self.decode(self.draw(some, 10 * SEED + len(pictures)))
+            some = [(len(pictures) + i) % len(self.prompts.yours) for i in range(min(self.rows, count - len(pictures)))]
+            pictures += self.decode(self.draw_yours(some, 10 * SEED + len(pictures)))
             on_picture(len(pictures), count)
         return self.looks_for_copies(pictures), pictures
 
@@ -295,12 +347,12 @@ class _Before:
         own = measurer.own[:: max(len(measurer.own) // MAX_TRAINED, 1)][:MAX_TRAINED]
         yours = np.concatenate([measurer.features(task.latents[place, False].mean[None]) for place in own])
         texts = [one.text for one in prompts.yours]
-        anchors = measurer.features(measurer.draw(texts, SEED))
+        self.anchors = measurer.draw(texts, SEED)
         self.others = measurer.draw(prompts.others, SEED)
         others = [measurer.features(self.others)] if len(self.others) else []
         spare = np.concatenate([measurer.features(measurer.draw(texts, SPARE)), *others])
         self.direction = Direction(spare, yours)
-        self.zero = float(np.mean(self.direction(anchors)))
+        self.zero = float(np.mean(self.direction(measurer.features(self.anchors))))
         left_out = [
             Direction(spare, np.delete(yours, place, axis=0))(yours[place][None])[0] for place in range(len(yours))
         ]

@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from gesso.errors import GessoError
-from gesso.extras import import_extra, install_command
+from gesso.extras import import_extra, missing_extra
 from gesso.training.loop import Plan, optimizer_for
 
 
@@ -85,10 +84,8 @@ def _class_of(name: str) -> Any:
         return getattr(import_extra(row.module), row.name)
     except ImportError as error:
         package = row.module.partition(".")[0].replace("_", "-")
-        raise GessoError(
-            f"`optimizer` {name}: needs the package {package}. Install it: {install_command(row.extra)}",
-            code="missing_extra",
-            field="optimizer",
+        raise missing_extra(
+            f"`optimizer` {name}", f"the package {package}", row.extra, error, field="optimizer"
         ) from error
 
 

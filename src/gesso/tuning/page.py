@@ -10,6 +10,7 @@ from typing import Any
 
 from gesso.files import atomic_file
 from gesso.tuning.judging import SHOWN, read_copies, verdict_on
+from gesso.tuning.samples import SAMPLES, read_note
 from gesso.tuning.settings import TuningSettings
 from gesso.tuning.verdict import FIGURES, Figure
 
@@ -21,11 +22,24 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 Row = Mapping[str, float]
 WORDS = {"seen": "error seen", "held": "error held out"}  # for figures whose name alone would not do
 CURVES = ("score", "likeness", "prompts", "copies")
+LIKENESS = {
+    "controlnet": "how well the hint of a drawn picture agrees with the one that it was drawn by; 0 as the hints of "
+    "two other pictures, 1 as the picture itself that the hint is of",
+    "distil": "how well a picture agrees with the teacher's of the same prompt and noise in all of its steps; 0 as "
+    "the model did in so few steps before, 1 as the teacher in half of its steps. <b>gap</b>: prompts less those "
+    "of the teacher",
+}
+LIKE_YOURS = "0 as the model drew before, 1 as like your pictures as they are among themselves"
+DRIFT = {
+    "controlnet": "by how much the model's error about its own pictures grows when it is shown their hints; below 0 "
+    "they help"
+}
+SAID = "change of what the model says about other prompts, as a share of its own error"
 MEANING = (
-    "<b>likeness</b>: 0 as the model drew before, 1 as like your pictures as they are among themselves. "
+    "<b>likeness</b>: {likeness}. "
     "<b>prompts</b>: how often a picture fits its own prompt better than another's, by the model as it was; 0.5 is "
-    "chance. <b>copies</b>: share of pictures that are copies of one of yours. <b>drift</b>: change of what the model "
-    "says about other prompts, as a share of its own error. <b>error</b>: at fixed noise, of that at the start. "
+    "chance. <b>copies</b>: share of pictures that are copies of one of yours. <b>drift</b>: {drift}. "
+    "<b>error</b>: at fixed noise, of that at the start. "
     "<b>learned</b>: fall of the error, held out or else seen, as a share of the largest fall. <b>score</b>: likeness "
     "x learned x following prompts x share without copies, each from 0 to 1. Behind each value, its 95 % interval."
 )
@@ -40,15 +54,15 @@ h2{font-size:1.15rem;margin-top:2rem}
 """
 
 
-def write_page(folder: Path, settings: TuningSettings, facts: Mapping[str, Any], note: str = "") -> Path:
+def write_page(folder: Path, settings: TuningSettings, facts: Mapping[str, Any]) -> Path:
     """Make FOLDER/report.html from its log and samples."""
     path = folder / "report.html"
     with atomic_file(path) as file:
-        file.write(render_page(folder, settings, facts, note).encode())
+        file.write(render_page(folder, settings, facts).encode())
     return path
 
 
-def render_page(folder: Path, settings: TuningSettings, facts: Mapping[str, Any], note: str = "") -> str:
+def render_page(folder: Path, settings: TuningSettings, facts: Mapping[str, Any]) -> str:
     """The page as text. Everything that comes from files or settings is escaped."""
     rows = read_log(folder / "log.jsonl")
     reports = [row for row in rows if "seen" in row]
@@ -61,13 +75,13 @@ def render_page(folder: Path, settings: TuningSettings, facts: Mapping[str, Any]
         f"<style>{_STYLE}</style><h1>{escape(title)}</h1>",
         f"<p>Step {last:.0f} of {settings.steps}. {escape(told)}.</p>",
     ]
-    if note:
+    if note := read_note(folder / SAMPLES):
         parts.append(f'<p class="note">{escape(note)}</p>')
     for row in rows:
         if "not_finite_at" in row:
             text = f"At step {row['not_finite_at']:.0f} the gradient was not finite: back to step {row['step']:.0f}"
             parts.append(f'<p class="note">{text}, at {row["rate"]:g} of the learning rate.</p>')
-    parts += [*_verdict(folder), *_copies(folder)]
+    parts += [*_verdict(folder, settings.kind), *_copies(folder)]
     parts += [
         "<h2>Loss at fixed noise</h2>",
         "<p>The error of the network with the same noise at the same eight timesteps every time, so that points can be "
@@ -90,7 +104,7 @@ def render_page(folder: Path, settings: TuningSettings, facts: Mapping[str, Any]
         "was learned: this curve shows explosions and little else.</p>",
         curves({"loss": _points(trained, "loss")}),
     ]
-    if samples := sorted((folder / "samples").glob("*.png")):
+    if samples := sorted((folder / SAMPLES).glob("*.png")):
         parts += ["<h2>Samples</h2>", _samples(samples, settings)]
     parts += ["<h2>Settings</h2>", "<table>"]
     parts += [
@@ -99,7 +113,7 @@ def render_page(folder: Path, settings: TuningSettings, facts: Mapping[str, Any]
     return "\n".join([*parts, "</table>", ""])
 
 
-def _verdict(folder: Path) -> list[str]:
+def _verdict(folder: Path, kind: str) -> list[str]:
     """What was measured at each report, and which step is best."""
     verdict = verdict_on(folder)
     if not verdict.steps:
@@ -113,7 +127,8 @@ def _verdict(folder: Path) -> list[str]:
         best = ' class="best"' if step == verdict.best else ""
         cells = "".join(f"<td>{_cell(figures.get(name))}" for name in shown)
         parts.append(f"<tr{best}><td>{step}{cells}")
-    parts.append(f"</table><p>{MEANING}</p>")
+    meaning = MEANING.format(likeness=LIKENESS.get(kind, LIKE_YOURS), drift=DRIFT.get(kind, SAID))
+    parts.append(f"</table><p>{meaning}</p>")
     measured = {name: [(float(step), one[name]) for step, one in rows if name in one] for name in CURVES}
     curves_of = {name: [(step, one.value) for step, one in points] for name, points in measured.items()}
     bands = {name: [(step, one.low, one.high) for step, one in points] for name, points in measured.items()}

@@ -1,5 +1,6 @@
 """The data set that the user names: a folder, a shard or a TOML file of kohya's trainer: `read_dataset`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from gesso.errors import GessoError
@@ -25,8 +26,10 @@ def read_dataset(path: Path, defaults: Defaults) -> DataSet:
             code="missing",
             data={"path": str(path)},
         )
+    roots = [path if path.is_dir() else path.parent]
     if defaults.reg is not None:
         found = with_reg(found, defaults.reg, defaults)
+        roots.append(defaults.reg)
     if not any(not found.subsets[one.subset].is_reg for one in found.examples):
         hint = "; ".join(found.notes) or f"expected {', '.join(PICTURES)}"
         raise GessoError(f"{path}: no pictures to train on ({hint})", code="missing", data={"path": str(path)})
@@ -36,4 +39,4 @@ def read_dataset(path: Path, defaults: Defaults) -> DataSet:
             code="too_large",
             data={"path": str(path)},
         )
-    return found
+    return replace(found, roots=tuple(roots))

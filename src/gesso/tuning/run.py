@@ -18,49 +18,38 @@ from typing import Any
 import torch
 from PIL import Image
 
-from gesso.adapters.names import Target
-from gesso.checkpoints.hashing import sha256_of
 from gesso.errors import GessoError, short
 from gesso.families.loading import load_parts
 from gesso.families.parts import ModelParts
 from gesso.files import atomic_file
-from gesso.models.controlnet import ControlNet
 from gesso.models.vae import AutoencoderKL
 from gesso.request.finder import Kind as FileKind
 from gesso.runtime.precision import choose_device
 from gesso.training.group import Group, local_rank
-from gesso.training.loop import Plan, fit, load_average, load_state
+from gesso.training.loop import Plan, fit, last_facts
+from gesso.training.sharding import Parting
 from gesso.training.task import generator_for
 from gesso.tuning.buckets import BucketRules
 from gesso.tuning.captions import CaptionRules, trigger_pattern
 from gesso.tuning.conditions import is_cut, unknown_words
-from gesso.tuning.controlling import ControlLearner, ControlTask, control_config, make_control, write_control
+from gesso.tuning.controlling import ControlLearner, ControlTask, make_control, write_control
 from gesso.tuning.dataset import DataSet, Defaults
 from gesso.tuning.distilling import Distillation, DistilTask
 from gesso.tuning.estimate import Estimate, estimate, operations_per_second, seconds_of
-from gesso.tuning.files import save_embedding, save_model
+from gesso.tuning.files import save_embedding
 from gesso.tuning.hints import Hints, hints_for
-from gesso.tuning.judging import (
-    SAMPLE_STEPS,
-    Judge,
-    best_step,
-    judged_metadata,
-    load_kept,
-    rows_of_reports,
-    verdict_on,
-    with_samples,
-)
+from gesso.tuning.judging import SAMPLE_STEPS, Judge, is_checked, rows_of_reports, verdict_on, with_samples
 from gesso.tuning.latents import Encoded, LatentCache, encode_all
-from gesso.tuning.learners import Learner, Vectors, make_factors, make_learner
-from gesso.tuning.lora_file import network_metadata, save_lora
+from gesso.tuning.learners import Learner, Vectors, make_learner
 from gesso.tuning.objective import Objective
 from gesso.tuning.optimizers import PACKAGED, check_installed, make_optimizer
 from gesso.tuning.page import write_page
 from gesso.tuning.reading import read_dataset
-from gesso.tuning.samples import Sampler
+from gesso.tuning.result import DATA, FACTS, SETTINGS, Result, described, model_digest
+from gesso.tuning.samples import SAMPLES, Sampler
 from gesso.tuning.settings import TuningSettings, bucket_rules, completed, preset_for, to_toml
 from gesso.tuning.survey import Survey, bucket_counts, survey
-from gesso.tuning.task import TuningTask
+from gesso.tuning.task import CHECKPOINTED, TuningTask
 from gesso.tuning.tracking import TensorBoard
 from gesso.tuning.verdict import Verdict
 
@@ -89,8 +78,6 @@ ROLL_BACKS = 4
 KEEP_EVERY = 50  # steps between the states to which a run rolls back
 SAVE_EVERY = 60.0  # seconds
 LOG_EVERY = 10
-SETTINGS = "settings.toml"  # in the folder of a training: what `gesso train verdict` makes a run of
-JUDGED = ("lora", "full", "embedding")  # kinds of training whose steps are judged and kept
 STUDENT = {"sampler": "lcm", "guidance_scale": 1.0}  # how a distilled model draws
 OnProgress = Callable[[str, int, int], None]  # what is done, how much, of how much
 OnLog = Callable[[dict[str, float]], None]
@@ -194,7 +181,7 @@ class TuningRun:
         assert s.steps is not None
         speed = operations_per_second(self.device)
         step = seconds_of(self.estimate.flops, speed)
-        rows = rows_of_reports(s, len(self._prompts()), judged=s.kind in JUDGED)
+        rows = rows_of_reports(s, len(self._prompts()))
         held = {found.found[place].example.path for place in self.held}
         return {
             "data": s.data,
@@ -274,10 +261,9 @@ class TuningRun:
     @property
     def is_done(self) -> bool:
         """Whether the last state is that of the last step, or of one after which training on would only copy."""
-        last = self.folder / "last.pt"
-        if not last.exists():
+        state = last_facts(self.folder)
+        if state is None:
             return False
-        state = load_state(last)
         if state["samples"] >= self.plan.total_samples:
             return True
         return self.settings.auto_stop and verdict_on(self.folder, state["step"]).stops
@@ -291,6 +277,12 @@ class TuningRun:
         if group.rank == 0:
             self._claim_folder()
         group.wait()
+        parameters = self.estimate.parameters
+        if self.is_done and is_checked(self.settings, self.folder):  # the command again: nothing is left to do
+            if group.rank == 0:
+                self._page(parameters)
+            group.wait()
+            return True
         parts = self._parts()
         assert isinstance(parts.vae, AutoencoderKL)
         cache = LatentCache(parts.vae, self.cache, masks=self.settings.masks)
@@ -302,11 +294,11 @@ class TuningRun:
 
         latents = group.first(encode) if self.cache is not None else encode()
         task = self._task(parts, latents)
-        judge = Judge(task, self.settings, self.folder) if self.settings.kind in JUDGED else None
+        judge = Judge(task, self.settings, self.folder)
         prompts = self._prompts()
         sampler = Sampler(
             parts,
-            self.folder / "samples",
+            self.folder / SAMPLES,
             prompts,
             self.settings.sample_steps or SAMPLE_STEPS,
             files=self._files_of(task.learner),
@@ -314,7 +306,6 @@ class TuningRun:
             fields=STUDENT if self.settings.kind == "distil" else {},
         )
         every, steps = self.settings.report_every or 1, self.settings.steps or 1
-        parameters = sum(p.numel() for module in task.modules.values() for p in module.parameters())
         board = TensorBoard(self.folder / "tensorboard") if self.settings.tensorboard and group.rank == 0 else None
 
         def log(row: dict[str, float]) -> None:
@@ -322,10 +313,10 @@ class TuningRun:
             if board is not None:
                 board(row)
             if "seen" in row:
-                self._page(parameters, sampler.note)
+                self._page(parameters)
 
         def report(step: int) -> dict[str, float]:
-            return {**(judge(step) if judge is not None else {}), **sampler(step)}
+            return {**judge(step), **sampler(step)}
 
         if not self.is_done:
             fit(
@@ -336,7 +327,7 @@ class TuningRun:
                 precision=self.settings.precision or "auto",  # type: ignore[arg-type]
                 save_every=SAVE_EVERY,
                 log_every=LOG_EVERY,
-                stop=lambda: stop() or (judge is not None and judge.stops),
+                stop=lambda: stop() or judge.stops,
                 report_at=lambda step: step % every == 0 or step == steps,
                 while_averaged=report,
                 keep_every=KEEP_EVERY,
@@ -344,11 +335,12 @@ class TuningRun:
                 on_log=log,
                 shared_batches=True,
                 make_optimizer=lambda groups, plan: make_optimizer(self.settings.optimizer, groups, plan),
+                parting=Parting(("unet",), CHECKPOINTED) if self.settings.shard else None,
             )
         if group.rank == 0:
-            if judge is not None and self.is_done:
+            if self.is_done:
                 judge.finish(lambda drawn, of: self.on_progress("looking for copies", drawn, of))
-            self._page(parameters, sampler.note)
+            self._page(parameters)
         if board is not None:
             board.close()
         group.wait()
@@ -359,9 +351,9 @@ class TuningRun:
         """On what was trained so far."""
         return verdict_on(self.folder)
 
-    def _page(self, parameters: int, note: str) -> None:
+    def _page(self, parameters: int) -> None:
         shown = replace(self.settings, sample_prompts=self._prompts())  # those that were drawn, captions too
-        write_page(self.folder, shown, self.explain_briefly(parameters), note)
+        write_page(self.folder, shown, self.explain_briefly(parameters))
 
     def explain_briefly(self, parameters: int) -> dict[str, Any]:
         """The data set in a few figures, for the page and the file."""
@@ -459,13 +451,13 @@ class TuningRun:
         return {
             "settings": {name: value for name, value in asdict(self.settings).items() if name not in _MAY_DIFFER},
             "data": self.survey.fingerprint,
-            "model": sha256_of(self.stored.files[0]) if self.stored.files else self.family.name,
+            "model": model_digest(self.stored),
             "hints": self.hints.fingerprint if self.settings.kind == "controlnet" else "",
         }
 
     def _claim_folder(self) -> None:
         """Make the folder, or check that it holds this training. Raises GessoError."""
-        facts, path = json.loads(json.dumps(self._facts())), self.folder / "run.json"
+        facts, path = json.loads(json.dumps(self._facts())), self.folder / FACTS
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
@@ -478,7 +470,7 @@ class TuningRun:
         except ValueError:
             raise GessoError(f"{path}: is damaged. Remove the folder to start again", code="damaged") from None
         if before is None:
-            if (self.folder / "last.pt").exists():
+            if last_facts(self.folder) is not None:
                 raise GessoError(
                     f"{self.folder}: holds the state of another kind of training. Use another folder",
                     code="other_training",
@@ -515,159 +507,24 @@ class TuningRun:
         self._write_settings()  # where model and pictures are now, and how long it is
 
     def _write_settings(self) -> None:
-        with atomic_file(self.folder / SETTINGS) as file:
-            file.write(to_toml(self.settings).encode())
+        for name, text in ((SETTINGS, to_toml(self.settings)), (DATA, json.dumps(self._data, indent=1))):
+            with atomic_file(self.folder / name) as file:
+                file.write(text.encode())
 
     # ---- the result --------------------------------------------------------------------------------------------------
 
-    def write(self, path: Path, *, author: str | None = None, step: int | None = None) -> dict[str, Any]:
-        """Write what was learned, and beside it the settings. step: None: the best one. -> figures about the file"""
-        about = {"title": path.stem, "resolution": f"{self.settings.resolution}x{self.settings.resolution}"}
-        if self.settings.trigger:
-            about["trigger_phrase"] = self.settings.trigger
-        if author is not None:
-            about["author"] = author
-        if self.family.prediction != "eps":
-            about["prediction_type"] = self.family.prediction
-        step = best_step(self.folder) if step is None else step
-        average = load_average(self.folder) if step is None else load_kept(self.folder, step)
-        training = self.metadata() | ({"ss_steps": str(step)} if step else {}) | judged_metadata(self.folder, step)
-        writers = {
-            "lora": self._write_lora,
-            "distil": self._write_lora,
-            "full": self._write_model,
-            "controlnet": self._write_control,
-            "embedding": self._write_embedding,
-        }
-        figures = writers[self.settings.kind](path, average, about, training)
-        with atomic_file(path.with_suffix(".toml")) as file:  # "auto" might choose otherwise the next time
-            file.write(to_toml(replace(self.settings, precision=self.precision)).encode())
-        return {**figures, **({"step": step} if step else {}), "bytes": path.stat().st_size}
-
-    def _write_lora(
-        self,
-        path: Path,
-        average: Mapping[str, Mapping[str, torch.Tensor]],
-        about: Mapping[str, str],
-        training: Mapping[str, str],
-    ) -> dict[str, Any]:
-        with torch.no_grad():
-            factors = make_factors(self.stored.networks, self.settings, torch.Generator())
-        factors.load_state_dict(average["factors"])
-        target = Target(self.family.name, self.family.layout, self.stored.networks)
-        base = self.family.name if self.family.scheduler is None else None
-        word = (self.settings.trigger, _vectors(average)) if "vectors" in average else None
-        save_lora(path, factors.changes(), target, about, base=base, training=training, word=word)
-        return {"rank": self.settings.rank} if self.settings.algorithm == "lora" else {"algorithm": "lokr"}
-
-    def _write_model(
-        self,
-        path: Path,
-        average: Mapping[str, Mapping[str, torch.Tensor]],
-        about: Mapping[str, str],
-        training: Mapping[str, str],
-    ) -> dict[str, Any]:
-        parts = load_parts(self.model, dtype=None)
-        for name, weights in average.items():
-            parts.networks[name].load_state_dict(weights, assign=True)
-        save_model(path, parts, about, training)
-        return {"networks": "+".join(name for name in parts.networks if name in average)}
-
-    def _write_control(
-        self,
-        path: Path,
-        average: Mapping[str, Mapping[str, torch.Tensor]],
-        about: Mapping[str, str],
-        training: Mapping[str, str],
-    ) -> dict[str, Any]:
-        control = ControlNet(control_config(self.family))
-        control.load_state_dict(average["control"])
-        write_control(path, control, self.family, self.settings.hint, about, training)
-        return {"hint": self.settings.hint or "files"}
-
-    def _write_embedding(
-        self,
-        path: Path,
-        average: Mapping[str, Mapping[str, torch.Tensor]],
-        about: Mapping[str, str],
-        training: Mapping[str, str],
-    ) -> dict[str, Any]:
-        save_embedding(path, _vectors(average), self.family, about, training)
-        return {"vectors": self.settings.vectors}
+    @cached_property
+    def _data(self) -> dict[str, Any]:
+        return described(self.survey, len(self.held), with_reserved=self.settings.include_reserved)
 
     @property
-    def precision(self) -> str | None:
-        """That of the training where it has begun, which "auto" chose then."""
-        last = self.folder / "last.pt"
-        return str(load_state(last)["precision"]) if last.exists() else self.settings.precision
+    def result(self) -> Result:
+        """What was learned so far, as `write` writes it."""
+        return Result(self.settings, self.model, self.stored, self.folder, self._data)
 
-    def metadata(self) -> dict[str, str]:
-        """ss_* keys, as kohya's trainer writes them; nothing in them depends on when or where it ran."""
-        s, found = self.settings, self.survey
-        frequency: dict[str, dict[str, int]] = {}
-        for one in found.own:
-            tags = frequency.setdefault(one.subset.where.name, {})
-            for tag in one.subset.captions.tags(one.example.caption):
-                tags[tag] = tags.get(tag, 0) + 1
-        folders = {one.where.name: {"n_repeats": one.repeats, "img_count": count} for one, count in self._by_subset()}
-        buckets = {
-            str(place): {"resolution": list(size), "count": count}
-            for place, (size, count) in enumerate(bucket_counts(found.found).items())
-        }
-        model_hash = sha256_of(self.stored.files[0]) if self.stored.files else ""
-        values: dict[str, Any] = {
-            "ss_sd_model_name": Path(self.model).name,
-            "ss_new_sd_model_hash": model_hash,
-            "ss_sd_model_hash": model_hash[:8],
-            "ss_num_train_images": sum(one.subset.repeats for one in found.own),
-            "ss_num_reg_images": sum(one.subset.repeats for one in found.reg),
-            "ss_steps": s.steps,
-            "ss_max_train_steps": s.steps,
-            "ss_total_batch_size": (s.batch_size or 1) * s.accumulation,
-            "ss_gradient_accumulation_steps": s.accumulation,
-            "ss_gradient_checkpointing": s.checkpointing,
-            "ss_learning_rate": s.learning_rate,
-            "ss_unet_lr": s.learning_rate,
-            "ss_text_encoder_lr": s.text_rate if s.train_text else None,
-            "ss_class_prompt": s.class_prompt or None,
-            "gesso.preserve": s.preserve or None,
-            "ss_optimizer": s.optimizer,
-            "ss_lr_scheduler": "warmup_stable_decay",
-            "ss_lr_warmup_steps": round(s.warmup * (s.steps or 0)),
-            "ss_seed": s.seed,
-            "ss_mixed_precision": "bf16" if self.precision == "bfloat16" else "no",
-            "ss_resolution": f"({s.resolution}, {s.resolution})",
-            "ss_clip_skip": self.family.clip_skip,
-            "ss_caption_dropout_rate": s.caption_dropout,
-            "ss_caption_tag_dropout_rate": s.tag_dropout,
-            "ss_min_snr_gamma": s.min_snr or None,
-            "ss_noise_offset": s.noise_offset or None,
-            "ss_prior_loss_weight": s.prior_weight,
-            "ss_network_dropout": s.dropout or None,
-            "ss_tag_frequency": frequency,
-            "ss_dataset_dirs": folders,
-            "ss_bucket_info": {"buckets": buckets},
-            "gesso.training_data_sha256": found.fingerprint,
-            "gesso.held_out": len(self.held),
-        }
-        if s.include_reserved and found.reserved:
-            values["gesso.reserved_used"] = len(found.reserved)
-        if s.kind == "controlnet":
-            values |= {"gesso.hint": s.hint, "gesso.hint_parameters": ", ".join(s.hint_parameters)}
-        if s.kind == "distil":
-            values["gesso.teacher_guidance"] = f"{s.teacher_guidance:g} to {s.teacher_guidance_to:g}"
-            values["gesso.teacher_steps"] = s.teacher_steps
-        if s.kind in ("lora", "distil"):
-            values |= {"ss_network_dim": s.rank, "ss_network_alpha": s.alpha}
-            values |= network_metadata(s)
-        return {
-            key: value
-            if isinstance(value, str)
-            else json.dumps(value, ensure_ascii=False)
-            if isinstance(value, dict)
-            else str(value)
-            for key, value in values.items()
-        }
+    def write(self, path: Path, *, author: str | None = None, step: int | None = None) -> dict[str, Any]:
+        """Write what was learned, and beside it the settings. step: None: the best one. -> figures about the file"""
+        return self.result.write(path, author=author, step=step)
 
     # ---- choices -----------------------------------------------------------------------------------------------------
 
@@ -707,11 +564,6 @@ class TuningRun:
             )
         random.Random(f"{self.settings.seed} held out").shuffle(places)
         return sorted(places[:count])
-
-
-def _vectors(average: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Those of a learned word by text encoder, from a training state."""
-    return {name.removeprefix("table."): value for name, value in average["vectors"].items()}
 
 
 def objective_of(settings: TuningSettings, parts: ModelParts) -> Objective:

@@ -19,6 +19,7 @@ from gesso.runtime.engine import Engine
 from gesso.runtime.model import LoadedModel
 from gesso.runtime.precision import Precision
 
+SAMPLES, NOTE = "samples", "note.txt"  # in the folder of a training; in that
 SEED = 1000  # of the first prompt; the others count up
 
 
@@ -29,7 +30,7 @@ class Sampler:
                control; None: there is nothing
     fields     of the request beside prompt, seed and steps
     hint       of each prompt, for a ControlNet
-    note       why there are no pictures, where the prompts cannot be drawn; "" so far
+    Where prompts cannot be drawn, FOLDER/note.txt says why.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Sampler:
     ) -> None:
         unet = next(parts.unet.parameters())
         text, vae = next(parts.text.parameters()), next(parts.vae.parameters())
-        self.folder, self.prompts, self.steps, self.note = folder, prompts, steps, ""
+        self.folder, self.prompts, self.steps = folder, prompts, steps
         self.fields, self.hints = fields, hints
         engine = Engine(unet.device, unet.dtype)
         precision = Precision(unet=unet.dtype, text=text.dtype, vae=vae.dtype)
@@ -54,7 +55,7 @@ class Sampler:
 
     def __call__(self, step: int) -> dict[str, float]:
         """Draw the pictures of a step. -> how many"""
-        drawn = 0
+        drawn, note = 0, ""
         files = self._files() if self._files is not None and self.prompts else {}
         finder = NamedFiles({kind: {path.stem: path} for kind, path in files.items()})
         draw = TextToImage(self._engine, self._model, finder=finder)
@@ -66,9 +67,18 @@ class Sampler:
                 request = TextToImageRequest(prompt=prompt, seed=SEED + place, num_steps=self.steps, **fields)
                 (picture,) = draw(request, hints=hints)
             except GessoError as error:  # a prompt of words that the model does not know ends no training
-                self.note = one_line(f"no sample of {prompt!r}: {error.message}")
+                note = one_line(f"no sample of {prompt!r}: {error.message}")
                 continue
             self.folder.mkdir(parents=True, exist_ok=True)
             picture.image.save(self.folder / f"{step:06d}-{place}.png")
             drawn += 1
+        if note != read_note(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / NOTE).write_text(note, encoding="utf-8")
         return {"samples_drawn": float(drawn)} if drawn else {}
+
+
+def read_note(folder: Path) -> str:
+    """Why some samples are not there; "" where all are."""
+    path = folder / NOTE
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

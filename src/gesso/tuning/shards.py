@@ -18,11 +18,11 @@ from typing import Any
 
 from gesso.checkpoints.hashing import sha256_of
 from gesso.errors import GessoError, shorten
-from gesso.extras import install_command
+from gesso.extras import missing_extra
 from gesso.files import atomic_file, hidden_name
 from gesso.pictures.picture_file import MAX_FILE_BYTES
 from gesso.strict_json import loads
-from gesso.tuning.marks import TDMREP, by_rule
+from gesso.tuning.marks import TDMREP, Reservations
 
 SHARDS = (".parquet", ".tar", ".tar.gz", ".tgz")
 TEXTS = ("text", "caption", "prompt")  # keys and columns with captions, the first that is there
@@ -67,8 +67,11 @@ def shards_in(folder: Path) -> list[Path]:
     return []
 
 
-def unpack(path: Path, cache: Path) -> tuple[Path, list[str]]:
-    """The folder in which the pictures of a shard are, with a metadata.jsonl; and notes. Raises GessoError."""
+def unpack(path: Path, cache: Path, root: Path) -> tuple[Path, list[str]]:
+    """The folder in which the pictures of a shard are, with a metadata.jsonl; and notes. Raises GessoError.
+
+    root: folder of the data set, up to which reservations count
+    """
     target = cache / sha256_of(path)[:32]
     table = target / "metadata.jsonl"
     if not table.exists():
@@ -90,14 +93,14 @@ def unpack(path: Path, cache: Path) -> tuple[Path, list[str]]:
             shutil.rmtree(partial, ignore_errors=True)
     with suppress(OSError):
         os.utime(target)
-    _take_rule(path, target / TDMREP)
+    _take_rule(path, root, target / TDMREP)
     notes = (target / "notes.json").read_text(encoding="utf-8")
     return target, [f"{path.name}: {note}" for note in json.loads(notes)]
 
 
-def _take_rule(path: Path, rules: Path) -> None:
+def _take_rule(path: Path, root: Path, rules: Path) -> None:
     """What is said of a shard where it lies is said of its pictures, wherever they are unpacked."""
-    if by_rule(path):
+    if Reservations()(path, root):
         with atomic_file(rules) as file:
             file.write(json.dumps([{"location": "/*", "tdm-reservation": 1}]).encode())
     else:
@@ -181,11 +184,8 @@ def _beside(path: Path, name: str) -> bytes:
 def _parquet(path: Path, notes: list[str]) -> Iterator[Sample]:
     try:
         import pyarrow.parquet as pq
-    except ImportError:
-        raise GessoError(
-            f"{path}: reading Parquet needs pyarrow. Install it with: {install_command('parquet')}",
-            code="missing_extra",
-        ) from None
+    except ImportError as error:
+        raise missing_extra(f"{path}: reading Parquet", "pyarrow", "parquet", error) from None
     try:
         table = pq.ParquetFile(path)
         names = table.schema_arrow.names

@@ -14,7 +14,7 @@ from gesso.hints.levels import on_white
 from gesso.pictures.reading import FORMATS, read_layer, read_mask
 from gesso.tuning.buckets import BucketRules, Framing, framing
 from gesso.tuning.dataset import DataSet, Example, Subset
-from gesso.tuning.marks import marks_of
+from gesso.tuning.marks import Reservations, marks_of
 
 # Pictures that are one picture, scaled or saved again: bits of 64 and levels of 255 in which their looks differ.
 ALIKE_BITS, ALIKE_LEVELS = 6, 6
@@ -116,11 +116,12 @@ def survey(
     unreadable: list[tuple[Path, str]] = []
     reserved: list[tuple[Path, str]] = []
     generated: list[Path] = []
+    reservations = Reservations()
     odd: dict[str, list[Path]] = {"animated": [], "deep": [], "cmyk": []}
     for number, example in enumerate(data.examples):
         subset = data.subsets[example.subset]
         own = subset.buckets or rules
-        marks = marks_of(example.path)
+        marks = marks_of(example.path, reservations, data.root_of(example))
         if marks.reserved:
             reserved.append((example.path, marks.reserved))
             if not include_reserved:

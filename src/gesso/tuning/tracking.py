@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from gesso.errors import GessoError
-from gesso.extras import install_command
+from gesso.extras import missing_extra
 
 
 class TensorBoard:
@@ -13,11 +12,7 @@ class TensorBoard:
 
     def __init__(self, folder: Path) -> None:
         if find_spec("tensorboard") is None:
-            raise GessoError(
-                f"`tensorboard`: the package is not installed. {install_command('tensorboard')}",
-                code="missing_extra",
-                field="tensorboard",
-            )
+            raise missing_extra("`tensorboard`", "the package tensorboard", "tensorboard", field="tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(folder))

@@ -23,7 +23,8 @@ CLEAR = 0.95  # of the draws in which a difference must have one sign for a trai
 ONE_ERROR = 0.84  # of the draws that tell two steps apart: how many must prefer the later one (one standard error)
 PATIENCE = 2  # reports in a row that only copy more before a training stops
 COPIED = 0.25  # share of copies from which a file gets a warning
-FIGURES = ("score", "likeness", "learned", "prompts", "copies", "drift", "seen", "held")  # of a step, in their order
+# Of a step, in their order.
+FIGURES = ("score", "likeness", "learned", "prompts", "gap", "copies", "drift", "seen", "held")
 FORGOT = 1.0  # drift from which a file gets one: the change is as large as the model's own error
 
 Row = Mapping[str, Any]
@@ -49,9 +50,12 @@ class Figure:
 class StepVerdict:
     """One step. None: was not measured.
 
-    likeness  0 as the model drew before, 1 as like your pictures as they are among themselves
+    likeness  0 as the model drew before, 1 as like your pictures as they are among themselves. Of a ControlNet: how
+              well its pictures follow their hints; 0 as another picture's, 1 as the hint's own picture. Of a student:
+              how near its teacher; 0 as before, 1 as the teacher in half of its steps
     drift     change of what the model says about other prompts, as a share of its own error there
     prompts   how often a picture fits its own prompt better than another's; 0.5 is chance
+    gap       of a student: that less the same of its teacher
     copies    share of pictures that are copies of a training picture
     seen, held  error at fixed noise of pictures that are trained on and others, of that at the start
     learned   fall of that error (held out, else seen), as a share of the largest fall of all steps
@@ -63,6 +67,7 @@ class StepVerdict:
     likeness: Figure | None
     drift: Figure | None
     prompts: Figure | None
+    gap: Figure | None
     copies: Figure | None
     seen: Figure | None
     held: Figure | None
@@ -168,7 +173,7 @@ def _step(
     row: Row, start: Row | None, draws: _Draws, largest: tuple[float, np.ndarray]
 ) -> tuple[StepVerdict, np.ndarray]:
     """The figures of a step, and its score in every draw."""
-    likeness = prompts = copies = drift = learned = None
+    likeness = prompts = gap = copies = drift = learned = None
     fall = _fall(row, start, draws)
     if fall is not None and largest[0] > 0:
         shares = np.clip(fall[1] / np.maximum(largest[1], 1e-9), 0, 1)
@@ -192,6 +197,9 @@ def _step(
             fits = np.asarray(row["fits"], float)
             drawn = fits[draws("prompts", len(fits))].mean(axis=1)
             prompts = _figure(float(fits.mean()), drawn)
+            if len(row.get("teacher_fits", ())) == len(fits):
+                less = fits - np.asarray(row["teacher_fits"], float)
+                gap = _figure(float(less.mean()), less[draws("prompts", len(less))].mean(axis=1))
             score = score * np.clip(2 * drawn - 1, 0, 1)
             point *= float(np.clip(2 * fits.mean() - 1, 0, 1))
         if row.get("nearest"):
@@ -207,7 +215,8 @@ def _step(
         point, score = fall or (0.0, np.zeros(DRAWS))
     found_seen, found_held = (one[0] if one else None for one in (seen, held))
     whole = _figure(point, score)
-    return StepVerdict(row["step"], likeness, drift, prompts, copies, found_seen, found_held, learned, whole), score
+    found = StepVerdict(row["step"], likeness, drift, prompts, gap, copies, found_seen, found_held, learned, whole)
+    return found, score
 
 
 def _relative(row: Row, start: Row | None, kind: str, draws: _Draws) -> tuple[Figure, np.ndarray] | None:
@@ -299,7 +308,7 @@ def _why_less(one: StepVerdict, chosen: StepVerdict) -> str:
         return ""
     name = max(gaps, key=lambda key: gaps[key])
     words = {
-        "likeness": "less like your pictures",
+        "likeness": "less likeness",
         "learned": "larger error",
         "prompts": "follows prompts less",
         "copies": "copies more",
