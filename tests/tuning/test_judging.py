@@ -11,10 +11,11 @@ import torch
 
 from gesso.checkpoints.weight_file import open_weights
 from gesso.errors import GessoError
+from gesso.models.unet import UNet
 from gesso.training.loop import load_average, load_state
 from gesso.tuning import judging
 from gesso.tuning.judge_prompts import judge_prompts, subject_of
-from gesso.tuning.judging import best_step, kept_steps, load_kept, read_copies, verdict_on
+from gesso.tuning.judging import best_step, kept_steps, load_kept, read_copies, rows_of_reports, verdict_on
 from gesso.tuning.measures import Direction, Measurer
 from gesso.tuning.run import TuningRun
 from gesso.tuning.settings import TuningSettings
@@ -40,11 +41,32 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def done(place, tmp_path_factory):
+def looked() -> list[int]:
+    """How many pictures the UNet looked at in each call that was not to learn from, while `done` was made."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def done(place, tmp_path_factory, looked):
     """A finished run; not to be changed."""
     run = made(place, tmp_path_factory.mktemp("run"))
-    assert run.train()
+
+    def look(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, UNet) and not torch.is_grad_enabled():
+            looked.append(len(args[0]))
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(look)
+    try:
+        assert run.train()
+    finally:
+        hook.remove()
     return run
+
+
+def test_what_reports_take_is_known_beforehand(done, looked):
+    counted = rows_of_reports(done.settings, prompts=2)
+    assert sum(looked) <= counted < 2 * sum(looked)  # the model knows few of the words that pictures are compared by
+    assert rows_of_reports(replace(done.settings, judge_samples=0), prompts=2) < counted / 2
 
 
 def test_what_a_run_leaves_behind(done):

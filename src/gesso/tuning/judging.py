@@ -36,7 +36,7 @@ from gesso.tuning.measures import (
 )
 from gesso.tuning.settings import STUDENT_STEPS, TuningSettings
 from gesso.tuning.student_measures import StudentMeasurer, student_drawing
-from gesso.tuning.task import TuningTask
+from gesso.tuning.task import MAX_REPORTED, REPORTED_TIMES, TuningTask
 from gesso.tuning.verdict import Verdict, read_measures, verdict_of
 
 SPARE_DISK = 32 * 2**20  # bytes that kept weights leave free
@@ -63,13 +63,14 @@ def with_samples(settings: TuningSettings, *, is_mini: bool, on_cpu: bool) -> Tu
 
 
 def rows_of_reports(settings: TuningSettings, prompts: int) -> int:
-    """How many pictures the UNet looks at to draw and judge, in all the reports of a training and at its end, about.
+    """How many pictures the UNet looks at, at most, to draw and judge, in all the reports of a training and at its end.
 
     settings: completed, with samples. prompts: of the samples
     """
     steps, every = settings.steps or 1, settings.report_every or 1
     reports = len({*range(0, steps + 1, every), steps})  # that of the start is among them
     rows = reports * prompts * 2 * (settings.sample_steps or SAMPLE_STEPS)
+    rows += reports * REPORTED_TIMES * (MAX_REPORTED + min(settings.held_out or 0, MAX_REPORTED))
     count = settings.judge_samples or 0
     if not count:
         return rows

@@ -27,7 +27,8 @@ from gesso.tuning.learners import Learner, LoraLearner
 from gesso.tuning.objective import Objective, quantile_times
 from gesso.tuning.survey import Found
 
-MAX_REPORTED = 6  # pictures of each kind whose losses a report takes, at eight timesteps each
+MAX_REPORTED = 6  # pictures of each kind whose losses a report takes
+REPORTED_TIMES = 8  # timesteps of each
 FIXED = 10**9  # seed of the noise of reports
 CHECKPOINTED = (ResBlock, SpatialTransformer)
 
@@ -257,7 +258,7 @@ class TuningTask:
     def report(self, modules: Mapping[str, nn.Module]) -> dict[str, float]:
         """Errors at fixed timesteps with fixed noise, of pictures that are trained on ("seen") and others ("held")."""
         figures: dict[str, float] = {}
-        times = quantile_times(self.objective.schedule)
+        times = quantile_times(self.objective.schedule, REPORTED_TIMES)
         for kind, places in self.reported.items():
             errors = torch.stack([self._fixed_errors(place, times) for place in places])
             self.reported_errors[kind] = errors.mean(dim=1).tolist()
