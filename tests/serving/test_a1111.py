@@ -74,6 +74,15 @@ def img2img(**given: Any) -> Asked:
     return read_body({"prompt": "a cat", "init_images": [b64(IMAGE)], **given}, known(), is_img2img=True)
 
 
+def test_a_number_may_come_as_a_text() -> None:
+    """As from a form; the web UI takes it."""
+    as_numbers = txt2img(seed=-1, steps=7, cfg_scale=4.5, width=512)
+    assert txt2img(seed="-1", steps="7", cfg_scale="4.5", width="512.0").request == as_numbers.request
+    for bad in ("", "seven", "1e3", "nan", "7 8"):
+        with pytest.raises(HttpError):
+            txt2img(steps=bad)
+
+
 def request_of(asked: Asked) -> TextToImageRequest:
     """The request, which is one."""
     return TextToImageRequest.from_dict({"schema": SCHEMA, "version": VERSION, **asked.request})

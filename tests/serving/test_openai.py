@@ -615,6 +615,14 @@ def test_models_are_listed_in_the_words_of_both(idle: tuple[str, Context], askin
     assert problem.headers["content-type"] == "application/problem+json" and problem.json()["code"] == "not_found"
 
 
+def test_who_asks_for_what_is_not_here_reads_so(asking: openai.OpenAI, idle: tuple[str, Context]) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        asking.chat.completions.create(model="gesso-mini", messages=[{"role": "user", "content": "hello"}])
+    assert "there is nothing at this address" in str(caught.value) and caught.value.code == "not_found"
+    answer = httpx.post(f"{idle[0]}/v1/images/edits", data={"prompt": "a cat"})  # a form without a file
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "image"
+
+
 def test_a_ping_is_answered(idle: tuple[str, Context]) -> None:
     assert httpx.options(f"{idle[0]}/v1/images/generations").status_code == 204
 

@@ -224,7 +224,12 @@ def test_a_picture_that_is_sent_again_and_again_waits_for_the_disk_now_and_then(
 ) -> None:
     waited: list[float] = []
     real = store.database.sync
-    monkeypatch.setattr(store.database, "sync", lambda: (waited.append(clock.now), real()))
+
+    def sync() -> None:
+        waited.append(clock.now)
+        real()
+
+    monkeypatch.setattr(store.database, "sync", sync)
     picture = store.add_upload("ann", "a" * 64, nbytes=3, width=8, height=8, keep_seconds=100)
     begin = clock.now
     for _ in range(30):

@@ -41,6 +41,7 @@ from gesso.serving.keys import Scope
 from gesso.surfaces.a1111 import routes as a1111
 from gesso.surfaces.comfy import routes as comfy
 from gesso.surfaces.openai import routes as openai
+from gesso.surfaces.openai.errors import both_response
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Send
@@ -216,8 +217,10 @@ async def _framework_error(request: Request, error: Exception) -> Response:
     elif status == 405:  # the framework names those of the first of several routes
         headers["Allow"] = ", ".join(_methods(request.app, path))
         detail = f"this address has no such method; it has {headers['Allow']}"
-    code = _STATUS_CODES.get(status, "invalid_request")
-    return _answered(request, HttpError(status, code, detail, headers=headers))
+    refused = HttpError(status, _STATUS_CODES.get(status, "invalid_request"), detail, headers=headers)
+    answer = _answered(request, refused)
+    # A client of OpenAI's that asks for what is not here, such as a chat, shows what it reads in their shape.
+    return both_response(refused) if path.startswith("/v1/") else answer
 
 
 def _methods(app: FastAPI, path: str) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from gesso.api.problems import HttpError, JsonAnswer
+from gesso.api.problems import HttpError, JsonAnswer, as_json
 from gesso.surfaces.surface import SurfaceRoute
 
 # gesso's code -> OpenAI's, where it has one.
@@ -56,3 +56,13 @@ class OpenAIRoute(SurfaceRoute):
     @staticmethod
     def shape(error: HttpError) -> Response:
         return error_response(error)
+
+
+def both_response(error: HttpError) -> Response:
+    """The answer of an address that is gesso's own too: in both shapes."""
+    response = error.response()
+    both = Response(
+        as_json({**error.body(), "error": error_object(error)}), error.status, media_type=response.media_type
+    )
+    both.headers.update({**error.headers, "x-should-retry": error_response(error).headers["x-should-retry"]})
+    return both

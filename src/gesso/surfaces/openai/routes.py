@@ -38,7 +38,7 @@ from gesso.surfaces.openai.answers import (
     output_format,
     partial_image,
 )
-from gesso.surfaces.openai.errors import OpenAIRoute, error_object, error_response, renamed
+from gesso.surfaces.openai.errors import OpenAIRoute, both_response, error_object, renamed
 from gesso.surfaces.openai.links import is_signed, signed_path
 from gesso.surfaces.openai.reading import (
     PICTURES,
@@ -77,14 +77,7 @@ routes = SurfaceRoutes(OpenAIRoute)
 class _Both(SurfaceRoute):
     """A route that is gesso's own too: its errors have both shapes."""
 
-    @staticmethod
-    def shape(error: HttpError) -> Response:
-        response = error.response()
-        both = Response(
-            as_json({**error.body(), "error": error_object(error)}), error.status, media_type=response.media_type
-        )
-        both.headers.update({**error.headers, "x-should-retry": error_response(error).headers["x-should-retry"]})
-        return both
+    shape = staticmethod(both_response)
 
 
 shared = SurfaceRoutes(_Both)
