@@ -155,6 +155,10 @@ def _run(argv: Sequence[str]) -> int:
         return 0
     if argv[0] not in NAMES and not argv[0].startswith("-"):
         argv = understood(argv, NAMES)
+    if argv[0] == "generate" and "--help" not in argv:
+        from gesso.terminal.torch_import import load_beside
+
+        load_beside()
     if argv[0] in ("--install-completion", "--show-completion"):
         from gesso.cli.completion import set_up
 
