@@ -27,19 +27,11 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
 
 @pytest.fixture
 def server(house: PageServer) -> PageServer:
-    """The server, without jobs."""
+    """The server, without jobs. A test may kill it."""
+    if not house.is_running:
+        house.start()
     house.clear()
     return house
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[PageServer]:
-    """A server for a test alone, which may kill it. It is started by the test."""
-    made = PageServer(tmp_path)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture(scope="module")  # Playwright's event loop runs until it ends, and other tests could start none

@@ -4,11 +4,12 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ class PageServer:
         self._settings = {"threads": 1, "device": "cpu", "rate": 10**6, "previews": 0.1} | settings
         self._process: subprocess.Popen[str] | None = None
         self.api = httpx.Client(base_url=self.address, timeout=30)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Start, and wait until it answers."""
@@ -82,6 +87,12 @@ class PageServer:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(20)
             self._process = None
+
+    def age(self) -> None:
+        """Let the time pass, while it is stopped, after which a job is taken from a worker that is heard of no more."""
+        assert self._process is None
+        with closing(sqlite3.connect(self.folder / "queue.sqlite3")) as database, database:
+            database.execute("UPDATE jobs SET lease_until = 0 WHERE lease_until IS NOT NULL")
 
     def close(self) -> None:
         self.stop()

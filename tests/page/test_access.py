@@ -84,6 +84,11 @@ def test_the_page_is_german_for_germans(server: PageServer, full: dict[str, str]
     assert tab.js("() => document.documentElement.lang") == "de"
     tab.open("models")
     tab.page.get_by_role("heading", name="Modelle").wait_for()
+    # On a phone the names of the views are whole.
+    phone = tabs(server, locale="de-DE", viewport=PHONE)
+    phone.open("draw")
+    cut = "all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.innerText)"
+    assert phone.page.locator("nav .word").evaluate_all(cut) == []
     # What the server describes in English has its words here, too.
     tab.open("draw")
     tab.page.locator("summary", has_text="Gewohnheiten").click()

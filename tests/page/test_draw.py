@@ -102,23 +102,22 @@ def test_a_reload_in_the_middle_of_a_job_loses_nothing(server: PageServer, tab: 
     job_at(tab, "canceled")
 
 
-def test_a_server_that_dies_and_comes_back_finishes_what_the_page_shows(own_server: PageServer, tabs: Any) -> None:
-    own_server.start()
-    tab = tabs(own_server)
+def test_a_server_that_dies_and_comes_back_finishes_what_the_page_shows(server: PageServer, tab: Any) -> None:
     tab.allow("ERR_|net::|50[234] GET")
     tab.open()
     write(tab, "a blue house", steps=60)
     tab.button(ONE).click()
     job = job_at(tab, "running")
-    own_server.kill()
+    server.kill()
     tab.page.get_by_text("The server does not answer").first.wait_for()
     tab.field("Prompt").fill("written while it was away")
-    own_server.start()
+    server.age()
+    server.start()
     assert job_at(tab, "succeeded", timeout=120_000) == job
     tab.page.locator(f'article[data-job="{job}"] img[data-picture]').wait_for()
     tab.page.get_by_text("The server does not answer").wait_for(state="detached")
     assert tab.field("Prompt").input_value() == "written while it was away"
-    assert own_server.api.get(f"/v1/jobs/{job}").json()["attempts"] == 2
+    assert server.api.get(f"/v1/jobs/{job}").json()["attempts"] == 2
 
 
 def test_two_tabs_agree_on_jobs_and_keep_their_own_prompts(server: PageServer, tabs: Any) -> None:
@@ -159,6 +158,7 @@ def test_nothing_moves_while_previews_arrive(server: PageServer, tab: Any) -> No
 
 def test_errors_stay_say_what_to_do_and_are_text(server: PageServer, tab: Any) -> None:
     tab.allow("400 POST")
+    tab.page.clock.install()
     tab.open()
     write(tab, "a red car (")
     tab.number("Width").fill("4096")
@@ -168,7 +168,7 @@ def test_errors_stay_say_what_to_do_and_are_text(server: PageServer, tab: Any) -
     tab.button(ONE).click()
     told = tab.page.get_by_role("alert").first
     told.wait_for()
-    tab.page.wait_for_timeout(6000)
+    tab.page.clock.fast_forward(600_000)
     assert "expected" in told.inner_text() or "Try" in told.inner_text(), told.inner_text()
     assert told.get_by_role("button", name=re.compile("[Cc]opy")).count() >= 1 and server.jobs() == []
 

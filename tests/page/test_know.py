@@ -141,7 +141,8 @@ def test_memory_and_time_are_told_before_drawing(server: PageServer, tab: Any) -
     tab.field("Prompt").fill("a red car")
     plan = tab.page.locator('[data-plan="known"]')
     plan.wait_for()
-    assert re.search(r"about [\d.]+ s", plan.inner_text()) and "MB of memory" in plan.inner_text()
+    assert re.search(r"about [\d.]+ (s|min)", plan.inner_text()) and re.search(r"\d MB", plan.inner_text())
+    assert "for the weights" in (plan.locator(".memory").get_attribute("title") or "")
     tab.number("Pictures").fill("64")
     tab.page.keyboard.press("Tab")
     tab.page.wait_for_function(

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from page.filling import fill
 from page.pictures import A1111, png
 from page.served import PageServer
 
@@ -63,30 +62,6 @@ def test_words_and_settings_are_found(server: PageServer, drawn: list[dict[str, 
         )
     search.fill("nothing of this kind")
     tab.page.get_by_text("Nothing found").first.wait_for()
-
-
-def test_a_long_list_has_a_ruler_of_dates(own_server: PageServer, tabs: Any) -> None:
-    own_server.start()
-    own_server.drawn()
-    fill(own_server.folder / "queue.sqlite3", 900, every=86_400.0)  # one a day
-    tab = tabs(own_server)
-    tab.open("library")
-    ruler = tab.page.get_by_role("slider", name="Go to a date")
-    newest, day = ruler.get_attribute("aria-valuetext"), tab.page.locator("time")
-    box = ruler.bounding_box()
-    tab.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    tab.page.wait_for_function("() => scrollY > 1000")
-    tab.page.wait_for_function("text => !document.querySelector('time').innerText.includes(text)", arg=newest)
-    shown = ruler.get_attribute("aria-valuetext")
-    assert abs(int(ruler.get_attribute("aria-valuenow")) - 450) < 30 and day.inner_text() == shown
-    ruler.focus()
-    tab.page.keyboard.press("PageDown")  # the next month's newest, back in time
-    tab.page.wait_for_function("text => document.querySelector('time').innerText !== text", arg=shown)
-    tab.page.keyboard.press("End")
-    tab.page.wait_for_function("() => scrollY + innerHeight > document.documentElement.scrollHeight - 5")
-    tab.page.keyboard.press("Home")
-    tab.page.wait_for_function("text => document.querySelector('time').innerText === text", arg=newest)
-    assert not tab.axe()
 
 
 def test_a_picture_is_starred_deleted_and_brought_back(

@@ -1,4 +1,4 @@
-"""How quick it is: first paint, what is loaded, answers to keys and clicks among 50,000 pictures, memory."""
+"""A library of 50,000 pictures, and how quick all is: first paint, loading, answers to keys and clicks, memory."""
 
 import gzip
 import statistics
@@ -15,6 +15,7 @@ from page.pace import within
 from page.served import PageServer
 
 PICTURES = 50_000
+EVERY = 1500.0  # seconds from one to the next: they were drawn within two years and more
 MOST = 250_000  # bytes of a first load, packed
 PAINT = 1.0  # seconds to the first thing to be seen
 ANSWER = 0.2  # seconds from a key or a click to the next paint, of three in four
@@ -29,7 +30,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
     try:
         made.start()
         made.drawn()
-        fill(made.folder / "queue.sqlite3", PICTURES)
+        fill(made.folder / "queue.sqlite3", PICTURES, EVERY)
         yield made
     finally:
         made.close()
@@ -90,6 +91,32 @@ def test_keys_and_clicks_are_answered_at_once_among_50_000_pictures(large: PageS
     made = 40  # keys and clicks, about; those that took less than 16 ms are not told
     quarter = sorted([*[8.0] * max(made - len(times), 0), *times])
     assert statistics.quantiles(quarter, n=4)[2] / 1000 < within(ANSWER), times
+
+
+def test_a_long_list_has_a_ruler_of_dates(large: PageServer, tabs: Any) -> None:
+    tab = tabs(large)
+    tab.open("library")
+    ruler = tab.page.get_by_role("slider", name="Go to a date")
+    newest, day = ruler.get_attribute("aria-valuetext"), tab.page.locator("time")
+    box = ruler.bounding_box()
+    tab.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tab.page.wait_for_function("() => scrollY > 1000")
+    tab.page.wait_for_function("text => !document.querySelector('time').innerText.includes(text)", arg=newest)
+    shown = ruler.get_attribute("aria-valuetext")
+    days = PICTURES * EVERY / 86_400
+    assert abs(int(ruler.get_attribute("aria-valuemax")) - days) <= 2
+    assert abs(int(ruler.get_attribute("aria-valuenow")) - days / 2) < 30 and day.inner_text() == shown
+    ruler.focus()
+    tab.page.keyboard.press("PageDown")  # the next month's newest, back in time
+    tab.page.wait_for_function("text => document.querySelector('time').innerText !== text", arg=shown)
+    tab.page.keyboard.press("End")
+    tab.page.wait_for_function(
+        "() => { const { ariaValueNow: at, ariaValueMax: end } = document.querySelector('[role=slider]');"
+        " return at === end }"
+    )
+    tab.page.keyboard.press("Home")
+    tab.page.wait_for_function("text => document.querySelector('time').innerText === text", arg=newest)
+    assert not tab.axe()
 
 
 def scroll(tab: Any, seconds: float) -> int:

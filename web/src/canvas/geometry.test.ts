@@ -3,6 +3,7 @@ import {
   around,
   fit,
   intersect,
+  joined,
   keptInSight,
   nextBrush,
   rectToScreen,
@@ -10,6 +11,7 @@ import {
   toScreen,
   union,
   zoomAt,
+  type Rect,
 } from "./geometry";
 
 test("rectangles meet and join", () => {
@@ -63,4 +65,16 @@ test("brush sizes go up and come back", () => {
   expect(down[0]).toBe(512);
   expect(down.at(-1)).toBe(1);
   expect(nextBrush(1, -1)).toBe(1);
+});
+
+test("pieces of a stroke are joined where they lie over one another, and stay apart where they do not", () => {
+  const pieces = (size: number, step: number): Rect[] =>
+    Array.from({ length: 10 }, (_, i) => ({ x: i * step, y: i * step, w: size + step, h: size + step }));
+  const work = (rects: Rect[]): number => rects.reduce((sum, one) => sum + one.w * one.h, 0);
+  // A wide brush, ten places in one frame: once around all of them.
+  expect(joined(pieces(512, 4))).toEqual([{ x: 0, y: 0, w: 552, h: 552 }]);
+  // A narrow one that flies over the picture: no more than its pieces, where around all of them there are ten times as many.
+  const flight = joined(pieces(20, 100));
+  expect(work(flight)).toBeLessThanOrEqual(work(pieces(20, 100)));
+  expect(joined([])).toEqual([]);
 });

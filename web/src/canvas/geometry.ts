@@ -131,3 +131,17 @@ export function nextBrush(size: number, direction: 1 | -1): number {
   const next = direction > 0 ? size + step : size - (size <= 10 ? 1 : size <= 40 ? 4 : size <= 120 ? 10 : 32);
   return Math.min(Math.max(Math.round(next), 1), 512);
 }
+
+/** Rectangles one after the other, as few as cost no more than they do alone: the pieces of a wide brush lie over one another
+ * and become one, those of a narrow one that flies stay apart. */
+export function joined(rects: Iterable<Rect>): Rect[] {
+  const found: Rect[] = [];
+  const area = (one: Rect): number => one.w * one.h;
+  for (const one of rects) {
+    const last = found.at(-1);
+    const both = last && union(last, one);
+    if (last && both && area(both) <= area(last) + area(one)) found[found.length - 1] = both;
+    else found.push(one);
+  }
+  return found;
+}

@@ -3,9 +3,9 @@
 import {
   intersect,
   isEmpty,
+  joined,
   rectToScreen,
   toScreen,
-  union,
   type Point,
   type Rect,
   type Size,
@@ -316,26 +316,27 @@ export function drawMarks(
 
 /** Gathers what changed until the next frame. */
 export class Damage {
-  private rect: Rect | null = null;
+  private rects: Rect[] = [];
   private all = false;
   private asked = 0;
 
-  constructor(private readonly draw: (part: Rect | null) => void) {}
+  /** `draw` is told the parts of the document that changed; null stands for everything. */
+  constructor(private readonly draw: (parts: (Rect | null)[]) => void) {}
 
   add(part: Rect | null): void {
     if (part === null) this.all = true;
-    else this.rect = this.rect === null ? part : union(this.rect, part);
+    else this.rects.push(part);
     if (this.asked === 0) this.asked = requestAnimationFrame(() => this.now());
   }
 
   now(): void {
     cancelAnimationFrame(this.asked);
     this.asked = 0;
-    if (!this.all && this.rect === null) return;
-    const part = this.all ? null : this.rect;
+    if (!this.all && this.rects.length === 0) return;
+    const parts = this.all ? [null] : joined(this.rects);
     this.all = false;
-    this.rect = null;
-    this.draw(part);
+    this.rects = [];
+    this.draw(parts);
   }
 
   stop(): void {

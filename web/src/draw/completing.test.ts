@@ -25,6 +25,7 @@ const ITEMS = [
   one("wildcard", "colours", "__colours__"),
   one("syntax", "More weight", "(|:1.2)"),
   one("syntax", "Alternating", "[||]"),
+  one("object", "carrot"),
 ];
 const found = (text: string, words = true): string[] => {
   const asked = askedAt(text, text.length, words);
@@ -41,9 +42,11 @@ test("each sign completes its kind", () => {
 });
 
 test("words complete by their beginning, and by other words for the same, but not when they are whole", () => {
-  expect(found("a ca")).toEqual(["cat", "car"]);
+  expect(found("a ca")).toEqual(["cat", "car", "carrot"]);
   expect(found("a kit")).toEqual(["cat"]);
   expect(found("a cat")).toEqual([]);
+  expect(found("a car")).toEqual([]);
+  expect(found("a carr")).toEqual(["carrot"]);
   expect(found("a c")).toEqual([]);
   expect(found("a ca", false)).toEqual([]);
 });

@@ -52,9 +52,11 @@ export function matching(items: readonly Completion[], asked: Asked): Completion
   };
   const found = items.filter(fits[asked.kind]);
   if (asked.kind === "syntax") return found.slice(0, MOST);
+  // A whole word needs none: Enter behind "car" begins a line, and makes no carrot of it.
+  if (asked.kind === "word" && found.some((one) => names(one).includes(typed))) return [];
   const rank = (one: Completion): number => {
     if (typed === "") return 1;
-    if (names(one).some((name) => name === typed)) return asked.kind === "word" ? -1 : 0; // a whole word needs none
+    if (names(one).some((name) => name === typed)) return 0;
     if (names(one).some((name) => name.startsWith(typed))) return 1;
     return asked.kind !== "word" && names(one).some((name) => name.includes(typed)) ? 2 : -1;
   };
