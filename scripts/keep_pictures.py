@@ -1013,7 +1013,9 @@ def _replay(worker: Worker, kept: Kept, outcome: Outcome, *, fresh: bool) -> Non
     try:
         verdict = json.loads(out)
     except ValueError:
-        outcome.wrong.setdefault(kept.name, []).append(f"replay ended with {code}: {err.strip()[-400:]}")
+        verdict = {}
+    if "verdict" not in verdict:
+        outcome.wrong.setdefault(kept.name, []).append(f"replay ended with {code}: {(err or out).strip()[-400:]}")
         return
     if code == 0 and verdict["verdict"] == "identical" and not verdict["edited"]:
         return

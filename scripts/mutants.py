@@ -15,10 +15,10 @@ asked again about which these have a say.
 For each mutant, tests are asked from the nearest on: the test file of its module, then those that import the module,
 those of its room, and the others. Of a file run those tests that touch the line (coverage.py tells, when the file is
 first needed), the cheapest file first, up to the first failure. Where all of them pass, the near files run whole: tests
-may rest on what another one computed. A test that fails is asked once more without the mutant: one that fails there,
-too, is no witness. A test that takes 20 times as long as without the mutant, and a minute, is stopped; where it does so
-twice, the mutant counts as caught, and so where the process ends twice. Tests run in forks of a process that has
-imported torch; each imports gesso anew.
+may rest on what another one computed. So do those that import a module of which no test runs a line (constants). A test
+that fails is asked once more without the mutant: one that fails there, too, is no witness. A test that takes 20 times
+as long as without the mutant, and a minute, is stopped; where it does so twice, the mutant counts as caught, and so
+where the process ends twice. Tests run in forks of a process that has imported torch; each imports gesso anew.
 
 scripts/mutants_equivalent.toml lists changes that no test can see, each with its reason. They are not drawn.
 """
@@ -345,12 +345,13 @@ class Laboratory:
 
     def _ask(self, mutant: Mutant, stages: Sequence[Sequence[str]]) -> Verdict:
         """Those that touch the line, the nearest first; then all of the near files that have such a test."""
-        tests, near = 0, dict[str, Record]()
+        tests, near, asked = 0, dict[str, Record](), list[Record]()
         for place, files in enumerate(stages):
             known = [file for file in files if self._known(file) is not None]
             unknown = sorted(set(files) - set(known), key=lambda file: len(self.test_files[file]))
             for some in (known, *([file] for file in unknown)):  # a mutant that is caught early needs no more records
                 records = {file: self.record(file) for file in some}
+                asked += records.values()
                 touching = {file: record for file, record in records.items() if self._tests_of(record, mutant)}
                 wanted = {test for record in touching.values() for test in self._tests_of(record, mutant)}
                 verdict = self._try(mutant, touching, wanted)
@@ -358,6 +359,9 @@ class Laboratory:
                 if verdict.by is not None:
                     return verdict
                 near |= touching if place < 3 else {}
+        if not near and not any(numbers for record in asked for numbers, _ in record.touched.get(mutant.file, [])):
+            # Nothing but its import runs the module, as one of constants: those that import it run whole.
+            near = {file: self.record(file) for file in [*stages[0], *stages[1]] or stages[2]}
         verdict = self._try(mutant, near, {test for record in near.values() for test in record.tests})
         return verdict if verdict.by is not None else Verdict(None, max(tests, verdict.tests))
 

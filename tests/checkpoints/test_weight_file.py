@@ -66,6 +66,7 @@ def test_a_pytorch_file_is_converted_once(tmp_path: Path, monkeypatch: pytest.Mo
     first = open_weights(path, converted=copies)
     assert first.path == path
     assert os.listdir(copies) == [f"{path.stem}.{first.metadata[SOURCE_KEY][:10]}.safetensors"]
+    assert first.nbytes == first.files[0].stat().st_size
     monkeypatch.setattr("gesso.checkpoints.pickle_file.convert_pickle", None)
     second = open_weights(path, converted=copies)
     assert second.path == first.path

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -970,3 +971,19 @@ def test_dpm_adaptive_ends_where_numbers_are_not_finite():
     x = torch.tensor([[math.nan, 1.0], [1.0, 2.0]])
     final = sample(SAMPLERS["dpm_adaptive"], gaussian, x, SCHEDULES["karras"](SD15, 10))
     assert final[0].isnan().any() and final[1].isfinite().all()
+
+
+def test_a_plug_ins_row_is_checked_against_its_function():
+    def stochastic(x, sigmas, noise=None, *, eta=1.0):
+        yield
+
+    def unready(x, sigmas, noise=None, *, eta=None):
+        yield
+
+    row = replace(SAMPLERS["euler_ancestral"], function=stochastic, options=frozenset({"eta"}))
+    row.check()
+    replace(row, options=frozenset(), function=unready).check()
+    with pytest.raises(TypeError, match="eta needs a default that is a number"):
+        replace(row, function=unready).check()
+    with pytest.raises(TypeError, match="takes no s_noise, which its options name"):
+        replace(row, options=frozenset({"eta", "s_noise"})).check()

@@ -259,6 +259,8 @@ def test_an_empty_negative_prompt_of_sdxl_is_zeros_but_for_its_sizes():
     assert torch.equal(zeros.added[:, -sizes:], plain.added[:, -sizes:]) and plain.added[:, :-sizes].any()
     assert zeros_like(TINY_SD, encode(TINY_SD, "")).added is None
     assert not zeros_like(TINY_SD, encode(TINY_SD, "")).context.any()
+    text_alone = replace(TINY_SDXL, layout=TINY_SD.layout)  # as gesso-mini: what is added stays
+    assert torch.equal(zeros_like(text_alone, plain).added, plain.added)
 
 
 def test_clip_skip_goes_back_a_layer_each():

@@ -1,5 +1,6 @@
 """Pictures as callers have them become PIL pictures, or are refused in one line that says what to pass."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,15 @@ def test_a_picture_in_any_form(given: Any):
     image = as_picture(given, "image")
     assert (image.mode, image.size) == ("RGB", (4, 2))
     assert np.abs(np.asarray(image).astype(int) - LEVELS).max() <= 1  # bfloat16 has 8 bits
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(-0.5, 1.0, "from -0.5 to 1"), (0.0, 255.0, "from 0 to 255"), (-1.0, math.nan, "from nan to nan")],
+)
+def test_levels_out_of_range_are_refused_with_both_ends(low: float, high: float, words: str):
+    with pytest.raises(RequestError, match=f"`image` has values {words}, expected 0 to 1"):
+        as_picture(np.linspace(low, high, 24).reshape(2, 4, 3), "image")
 
 
 def test_a_path_is_read_as_read_image_does(tmp_path: Path):

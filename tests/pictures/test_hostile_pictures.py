@@ -306,8 +306,11 @@ def test_a_hint_keeps_its_transparency(tmp_path: Path):
     palette.save(tmp_path / "palette.png", transparency=1)
     hint = read_hint(tmp_path / "palette.png")
     assert (hint.getpixel((0, 0)), hint.getpixel((1, 0))) == ((255, 0, 0, 255), (0, 255, 0, 0))
-    picture().save(tmp_path / "plain.png")
-    assert read_hint(tmp_path / "plain.png").mode == "RGB"
+    for mode in ("RGB", "L"):
+        picture().convert(mode).save(tmp_path / "plain.png")
+        assert read_hint(tmp_path / "plain.png").mode == "RGB"
+    Image.fromarray(np.full((4, 4), 999, np.uint16)).save(tmp_path / "deep.png")
+    assert read_hint(tmp_path / "deep.png").getpixel((0, 0)) == 999
 
 
 def test_a_file_cannot_tell_notices_of_its_own(tmp_path: Path):
