@@ -11,6 +11,7 @@ from gesso.adapters.attaching import _sum
 from gesso.families.loading import load_parts
 from gesso.nn.attention import gated
 from gesso.nn.resblock import Upsample
+from gesso.runtime import kernels
 from gesso.runtime.engine import Engine
 from gesso.runtime.kernels import attention, cpu_kernels, gate, has_kernels
 from gesso.runtime.packing import can_pack, is_packable, packed_of
@@ -32,6 +33,16 @@ def heads(*shape: int, seed: int, by: float = 1.0) -> Tensor:
 
 def distance(found: Tensor, expected: Tensor) -> float:
     return float(((found.float() - expected).norm() / expected.norm()).item())
+
+
+def test_kernels_of_another_version_are_left_out(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    monkeypatch.setattr("ctypes.CDLL", lambda path: object())
+    kernels._library.cache_clear()
+    try:
+        assert not has_kernels()
+    finally:
+        kernels._library.cache_clear()
+    assert "is of another version" in caplog.text and "build it again" in caplog.text
 
 
 @own

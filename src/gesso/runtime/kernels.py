@@ -11,6 +11,7 @@ Everything else, and every float32 call, is torch's own.
 """
 
 import ctypes
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -25,6 +26,8 @@ from torch.overrides import TorchFunctionMode
 from gesso.nn.attention import gated
 from gesso.runtime.packing import convolve, double, linear
 
+log = logging.getLogger(__name__)
+
 MAX_HEAD = 512  # numbers of a head: that of the VAE's attention
 FEWEST = 2**20  # products (queries, keys, numbers of all heads) for which a call of the kernel pays
 
@@ -38,10 +41,14 @@ def _library() -> Any | None:
         library = ctypes.CDLL(str(Path(__file__).with_name("_kernels.so")))
     except OSError:  # not built, or torch brings no OpenMP
         return None
-    if not library.gesso_attention_is_supported():
+    try:
+        if not library.gesso_attention_is_supported():
+            return None
+        library.gesso_attention.argtypes = [ctypes.c_void_p] * 4 + [_Sizes, _Strides, ctypes.c_float, ctypes.c_int]
+        library.gesso_gate.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 2 + [ctypes.c_int]
+    except AttributeError as error:  # a checkout that was updated since
+        log.warning("_kernels.so is of another version (%s), so that bfloat16 is slower; build it again", error)
         return None
-    library.gesso_attention.argtypes = [ctypes.c_void_p] * 4 + [_Sizes, _Strides, ctypes.c_float, ctypes.c_int]
-    library.gesso_gate.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 2 + [ctypes.c_int]
     library.gesso_gate.restype = None
     return library
 
