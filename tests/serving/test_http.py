@@ -766,7 +766,7 @@ def test_every_answer_has_an_id_and_harmless_headers(refusing: TestClient) -> No
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b'{"prompt": "a red car"}', "unknown field 'prompt', which belongs into `request`"),
+        (b'{"prompt": "a red car"}', "unknown field 'prompt', which belongs in `request`"),
         (b'{"promt": "a red car"}', "unknown field 'promt'"),
         (b'{"request": {"prompt": "a", "seed": 1e999}}', "a number is larger than 1e308"),
         (b'{"request": {"prompt": "a", "seed": %d}}' % 2**70, "the number 1180591620717411303424 is larger than 2^64"),

@@ -219,6 +219,18 @@ def test_several_are_accepted_together_or_not_at_all(url: str) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_of_another_encoding_is_refused(postgres: PostgresServer, encoding: str) -> None:
+    """PostgreSQL makes such ones where it is set up without a locale."""
+    engine = create_engine(postgres.url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        made = f"CREATE DATABASE {encoding.lower()} ENCODING '{encoding}' TEMPLATE template0"
+        connection.execute(text(made))
+    engine.dispose()
+    error = refused(JobStore, postgres.url.replace("/postgres?", f"/{encoding.lower()}?"))
+    assert error.code == "database_unusable" and "createdb --encoding UTF8" in str(error)
+
+
 def test_a_picture_that_is_sent_again_and_again_waits_for_the_disk_now_and_then(
     store: JobStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,7 +113,7 @@ def checked(cls: type[T], values: dict[str, Any]) -> T:
         refused = renamed(error, _WHAT, "")
         has_request = "request" in {one.name for one in fields(cls)}  # type: ignore[arg-type]
         if has_request and refused.field in _REQUEST and "known" in refused.data:
-            refused.detail += ", which belongs into `request`"
+            refused.detail += ", which belongs in `request`"
         raise refused from None
     return made
 

@@ -226,7 +226,7 @@ async def _framework_error(request: Request, error: Exception) -> Response:
 def _methods(app: FastAPI, path: str) -> list[str]:
     """What may be asked of an address, sorted; GET is answered to HEAD as well."""
     routes = [route for route in app.routes if isinstance(route, APIRoute) and route.path_regex.match(path)]
-    found = {method for route in routes for method in route.methods}
+    found = {method for route in routes for method in route.methods or ()}
     return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
 

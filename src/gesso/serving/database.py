@@ -267,6 +267,7 @@ class Database:
         if self.is_sqlite:
             self._use_wal()
         with self.reading() as connection:
+            self._check_encoding(connection)
             if self._revision(connection) == REVISION:
                 return
         with self.writing() as connection:  # another process may have been faster, so look once more
@@ -285,6 +286,17 @@ class Database:
                 return
         with self.reading() as connection:  # a database that is damaged is told now and not in the middle of a night
             assert self._revision(connection) == REVISION
+
+    def _check_encoding(self, connection: Connection) -> None:
+        """Raises GessoError for one that cannot hold every prompt."""
+        encoding = "UTF8" if self.is_sqlite else connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+        if encoding != "UTF8":
+            raise GessoError(
+                f"{self.name}: its encoding is {encoding}, expected UTF8. Make it anew with: "
+                "createdb --encoding UTF8 --template template0 NAME",
+                code="database_unusable",
+                data={"database": self.name, "encoding": encoding},
+            )
 
     def _use_wal(self) -> None:
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -340,7 +352,9 @@ def _engine(url: URL) -> Engine:
             event.listen(engine, "connect", _connect_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             return engine
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        # Of a database without an encoding the driver would give bytes for texts.
+        encoding = {"client_encoding": "utf8"}
+        return create_engine(url, connect_args=encoding, pool_pre_ping=True, pool_size=10, max_overflow=20)
     except (ImportError, NoSuchModuleError):
         raise missing_extra("PostgreSQL", "psycopg", "postgres") from None
 

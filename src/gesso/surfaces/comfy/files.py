@@ -25,6 +25,7 @@ from gesso.surfaces.surface import png
 KINDS = ("input", "temp", "output")
 ASSET = "asset:"  # before the id of an upload or a result, in place of a name
 MAX_SAME = 1000  # pictures with names that differ by their numbers alone
+RIVALS = 50  # uploads of the same name at the same moment
 MAX_NAME = 100  # characters of a name or a folder
 MAX_LISTED = 200  # uploads that LoadImage chooses from
 _RESULT = re.compile(r"(?:.*_)?([0-9A-Za-z]{1,40}-[0-9]{1,4})_\.(?:png|jpg|webp|avif)", re.DOTALL)
@@ -150,20 +151,22 @@ def keep_named(call: Call, image: Image.Image, name: FileName, *, overwrite: boo
     context, owner = call.context, call.new_owner
     data, seconds = png(image), context.settings.keep_uploads
     stem, dot, ending = name.name.rpartition(".")
-    others = [f"{stem or ending} ({number}){dot}{ending if stem else ''}" for number in range(1, MAX_SAME)]
-    names = [name] if overwrite else [name, *(replace(name, name=other) for other in others)]
+    numbered = (f"{stem or ending} ({number}){dot}{ending if stem else ''}" for number in range(1, MAX_SAME))
+    names = [name] if overwrite else [name, *(replace(name, name=other) for other in numbered)]
+    free = len(names) - 1  # where all are taken, the last is so twice
     try:
         digest = context.blobs.put(data)
-        for one in names:
+        for number, one in enumerate(names):
             if (known := find_upload(call, one)) is None:
+                free = number
                 break
             if known.digest == digest:
                 return context.store.keep_upload(owner, digest, seconds, id=known.id) or known, one
     except GessoError as error:
         raise HttpError.of(error) from None
-    texts = [str(one) for one in names]
-    upload = add_upload(call, digest, len(data), image.size, texts[0], seconds=seconds, other_names=texts[1:])
-    return upload, names[texts.index(upload.name)]
+    first, *others = (str(one) for one in names[free : free + RIVALS])
+    upload = add_upload(call, digest, len(data), image.size, first, seconds=seconds, other_names=others)
+    return upload, next(one for one in names if str(one) == upload.name)
 
 
 def opened(call: Call, upload: Upload) -> Image.Image:
