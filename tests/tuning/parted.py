@@ -1,15 +1,22 @@
-"""Trains in the processes that torchrun starts: torchrun ... -m tuning.parted ROOT NAME STEPS. Prints every loss."""
+"""Trains in processes that torchrun starts: torchrun ... -m tuning.parted ROOT NAME STEPS [shard]. Prints each loss.
+
+With "shard" it is a whole model that learns, its weights parted over the processes.
+"""
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gesso.training.group import joined
 from gesso.tuning import run as tuning_run
 from gesso.tuning.settings import TuningSettings
 
+FULL: dict[str, Any] = {"kind": "full", "dropout": 0.0, "learning_rate": 1e-3, "text_rate": 1e-3}
 
-def train(root: Path, name: str, steps: int) -> list[float]:
+
+def train(root: Path, name: str, steps: int, **changes: Any) -> list[float]:
     """A run in ROOT/NAME, which goes on if it is there. -> the loss of every step, unrounded"""
     settings = TuningSettings(
         data=str(root / "photos"),
@@ -29,6 +36,7 @@ def train(root: Path, name: str, steps: int) -> list[float]:
         decay=0.0,
         train_text=True,
     )
+    settings = replace(settings, **changes)
     losses: list[float] = []
     before, tuning_run.LOG_EVERY = tuning_run.LOG_EVERY, 1
     try:
@@ -41,6 +49,7 @@ def train(root: Path, name: str, steps: int) -> list[float]:
 
 if __name__ == "__main__":
     with joined() as group:
-        found = train(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+        more = FULL | {"shard": True} if sys.argv[4:] == ["shard"] else {}
+        found = train(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), **more)
         if group.rank == 0:
             print(json.dumps(found))

@@ -224,6 +224,14 @@ SETTINGS = (
         kinds=FROZEN,
     ),
     Setting("checkpointing", bool, "Speed and memory", "Compute activations twice to save memory.", "by the memory"),
+    Setting(
+        "shard",
+        bool,
+        "Speed and memory",
+        "Part weights, gradients and moments over the processes (FSDP2).",
+        "whole in each",
+        kinds=("full",),
+    ),
 )
 _OPTIONS = {row.field: f"--{row.name}" for row in SETTINGS} | {"data": "FOLDER", "folder": "--folder"}
 

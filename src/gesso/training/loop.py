@@ -29,6 +29,16 @@ from gesso.training.group import Group
 from gesso.training.interrupting import interrupts_held
 from gesso.training.muon import MuonAndAdamW
 from gesso.training.precision import TrainingPrecision, context_of, faster_precision
+from gesso.training.sharding import (
+    PartedStates,
+    Parting,
+    Shards,
+    clip_gradients,
+    is_parted,
+    local,
+    read_average,
+    read_facts,
+)
 from gesso.training.task import Figures, Task
 
 OPEN_END = 2**62  # samples of a plan whose length is not known yet
@@ -80,7 +90,9 @@ class MovingAverage:
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, module in modules.items():
             ours, theirs = self.weights[name], module.state_dict()
-            torch._foreach_lerp_(list(ours.values()), [theirs[key] for key in ours], 1 - decay)
+            torch._foreach_lerp_(
+                [local(value) for value in ours.values()], [local(theirs[key]) for key in ours], 1 - decay
+            )
 
     def load(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take over saved weights, onto the devices of these."""
@@ -117,6 +129,7 @@ def load_state(path: Path, *, mapped: bool = False) -> dict[str, Any]:
     return state
 
 
+PARTED = "last.json"  # names the last state of a training whose weights are parted
 TENSORS = ("modules", "optimizer", "average")  # of a state
 
 
@@ -125,8 +138,17 @@ def state_facts(path: Path) -> dict[str, Any]:
     return {name: value for name, value in load_state(path, mapped=True).items() if name not in TENSORS}
 
 
+def last_facts(folder: Path) -> dict[str, Any] | None:
+    """What the last state of a training says beside its tensors; None: there is none yet. Raises GessoError."""
+    if (folder / PARTED).exists():
+        return read_facts(folder / PARTED)
+    return state_facts(folder / "last.pt") if (folder / "last.pt").exists() else None
+
+
 def load_average(folder: Path) -> dict[str, dict[str, Tensor]]:
     """The averaged weights of a training, by module and name. Raises GessoError where there is none yet."""
+    if (folder / PARTED).exists():
+        return read_average(folder / PARTED)
     path = folder / "last.pt"
     if not path.exists():
         raise GessoError(
@@ -160,6 +182,7 @@ def fit(
     roll_backs: int = 0,
     shared_batches: bool = False,
     make_optimizer: "MakeOptimizer | None" = None,
+    parting: Parting | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """Train until the plan's samples are used up, or stop_after seconds, or `stop` says so between two steps.
 
@@ -175,6 +198,8 @@ def fit(
     shared_batches  several processes share each batch, which the task parts among them: the run is that of one
                     process, and goes on with any number of them. Without, each has batches of its own
     make_optimizer  from parameter groups and the plan; None: `optimizer_for`
+    parting         networks whose weights, gradients and moments are parted over the processes, which all have rows of
+                    every batch; states are in parts then, and any number of processes goes on from them
     Raises GessoError where the folder cannot be made, for a state of another training in it, for a disk without room
     for a state (the last one stays), and for a gradient that is not finite. Without `stop`, Ctrl-C waits for the end of
     the step and for the state to be saved, and is KeyboardInterrupt then.
@@ -196,6 +221,7 @@ def fit(
         on_log,
         shared_batches=shared_batches,
         make_optimizer=make_optimizer,
+        parting=parting,
     )
     run.while_averaged, run.roll_backs = while_averaged, roll_backs
     if compiled:
@@ -229,12 +255,16 @@ def fit(
             if time.monotonic() - saved > save_every:
                 run.save()
                 saved = time.monotonic()
+        if run.finished:  # before the state that says so: a run that is cut off in between reports again
+            run.report()
         run.save()
         is_interrupted = stop is None and stopped()
     if is_interrupted:
         raise KeyboardInterrupt
-    if report_at is None or run.finished:
+    if report_at is None and not run.finished:
         run.report()
+    if run.shards is not None:
+        run.shards.close()
     return run.average.weights
 
 
@@ -275,11 +305,17 @@ class _Run:
         *,
         shared_batches: bool = False,
         make_optimizer: "MakeOptimizer | None" = None,
+        parting: Parting | None = None,
     ) -> None:
         self.shared_batches = shared_batches
         self.task, self.plan, self.device, self.what, self.on_log = task, plan, device, what, on_log
         self.group = Group()
-        self.last, self.good, self.log_file = folder / "last.pt", folder / "good.pt", folder / "log.jsonl"
+        end = ".pt" if parting is None else ".json"
+        self.last, self.good, self.log_file = folder / f"last{end}", folder / f"good{end}", folder / "log.jsonl"
+        self.shards: Shards | None = None
+        if parting is not None and self.group.size > 1:
+            assert isinstance(task.modules, dict)
+            self.shards = Shards(task.modules, parting)
         self.while_averaged: Callable[[int], Mapping[str, float]] = lambda step: {}
         self.roll_backs = 0
         self.rate = 1.0  # of the plan's learning rate: what roll-backs left of it
@@ -288,6 +324,7 @@ class _Run:
         self.bases = [rates["lr"] for rates in self.optimizer.param_groups]
         self.parameters = [p for rates in self.optimizer.param_groups for p in rates["params"]]
         self.average = MovingAverage(task.modules, plan.ema_decay)
+        self.states = None if parting is None else PartedStates(task.modules, self.optimizer, self.average.weights)
         # Every process sees pictures of its own, or its part of everyone's.
         self.seed = plan.seed + (0 if shared_batches else 1_000_003 * self.group.rank)
         self.step = self.samples = 0
@@ -295,14 +332,15 @@ class _Run:
         self.precision: TrainingPrecision | None = None
         self.fixed = plan.minutes is None  # the length of the run
         if self.last.exists():
-            self._go_on(load_state(self.last))
+            self._go_on(self.last)
         self.started = time.monotonic()
         self.first_done: tuple[float, int] | None = None  # when, and after how many samples: before it is preparation
         self.waiting: list[tuple[int, Figures]] = []
         self.sums: dict[str, float] = {}
         self.summed = 0  # steps in the sums
 
-    def _go_on(self, state: dict[str, Any]) -> None:
+    def _go_on(self, path: Path) -> None:
+        state = load_state(path) if self.states is None else read_facts(path)
         was = state.get("what")
         if was is not None and self.what is not None and was != self.what:
             raise GessoError(
@@ -311,10 +349,13 @@ class _Run:
                 data={"path": str(self.last)},
             )
         try:
-            for name, module in self.task.modules.items():
-                module.load_state_dict(state["modules"][name])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.average.load(state["average"])
+            if self.states is not None:
+                self.states.load(path)
+            else:
+                for name, module in self.task.modules.items():
+                    module.load_state_dict(state["modules"][name])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.average.load(state["average"])
         except (KeyError, RuntimeError, ValueError):
             raise GessoError(
                 f"{self.last}: is the state of another training or of other sizes. Use another folder, or the "
@@ -361,11 +402,12 @@ class _Run:
             rates["lr"] = base * self.plan.factor(self.samples) * self.rate
         figures = self._gradients()
         if self.shared_batches:
-            self.group.average_gradients(self.parameters)
+            self.group.average_gradients([p for p in self.parameters if not is_parted(p)])
             figures = self.group.mean(figures)
         else:
             self.group.average([p.grad for p in self.parameters if p.grad is not None])
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.plan.clip)
+        clip = nn.utils.clip_grad_norm_ if self.shards is None else clip_gradients
+        norm = clip(self.parameters, self.plan.clip)
         self.waiting.append((self.step, {**figures, "norm": norm}))
         if self.device.type == "cpu" or self.roll_backs:
             self._settle()  # before the step that a gradient which is not finite would spoil
@@ -401,7 +443,7 @@ class _Run:
         self.summed = 0
         failed, rate, before = self.step, self.rate * ROLL_BACK_RATE, [*self.rolled_back, self.step]
         spent = self.seconds_before
-        self._go_on(load_state(self.good))
+        self._go_on(self.good)
         self.rate, self.rolled_back, self.seconds_before = rate, before, spent
         # Both, so that a run that is cut off now goes on at the lower rate.
         self.save()
@@ -435,20 +477,21 @@ class _Run:
     def report(self) -> None:
         """The task's slower figures."""
         self._settle()
+        weights: Mapping[str, Mapping[str, Tensor]] = self.average.weights
+        if self.shards is not None:
+            weights = self.shards.gathered(weights)
         if self.group.rank == 0:
-            report_now(self.task, self.average, self._write, self.step, self.samples, self.while_averaged)
+            with nullcontext() if self.shards is None else self.shards.whole():
+                report_now(self.task, weights, self._write, self.step, self.samples, self.while_averaged)
         self.open_window()
 
     def save(self, path: Path | None = None) -> None:
         """Write the state to `last.pt`, or to another file beside it."""
         path = path or self.last
         self._settle()
-        if self.group.rank > 0:
+        if self.group.rank > 0 and self.states is None:
             return
-        state = {
-            "modules": {name: module.state_dict() for name, module in self.task.modules.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average.weights,
+        facts = {
             "step": self.step,
             "samples": self.samples,
             "seconds": self.seconds,
@@ -458,12 +501,21 @@ class _Run:
             "rolled_back": self.rolled_back,
         }
         if self.plan.minutes is not None:
-            state["total_samples"] = self.plan.total_samples
-        nbytes = _nbytes(state)
-        if shutil.disk_usage(path.parent).free < nbytes + SPARE_DISK:
+            facts["total_samples"] = self.plan.total_samples
+        tensors = {
+            "modules": {name: module.state_dict() for name, module in self.task.modules.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.weights,
+        }
+        nbytes = _nbytes(tensors)
+        is_full = shutil.disk_usage(path.parent).free < nbytes + SPARE_DISK
+        if is_full if self.states is None else self.group.agree(is_full):
             raise self._disk_full(nbytes)
         try:
-            save_atomically(state, path)
+            if self.states is not None:
+                self.states.save(path, facts)
+            else:
+                save_atomically(tensors | facts, path)
         except (OSError, RuntimeError) as error:  # torch's own writer raises the second
             is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "StreamWriter" in str(error)
             if not is_full:
@@ -539,18 +591,18 @@ def _nbytes(value: Any) -> int:
 
 def report_now(
     task: Task,
-    average: MovingAverage,
+    weights: Mapping[str, Mapping[str, Tensor]],
     write: Callable[[dict[str, float]], None],
     step: int,
     samples: int,
     while_averaged: Callable[[int], Mapping[str, float]] = lambda step: {},
 ) -> None:
-    """Log the task's slower figures, taken with the averaged weights in place; puts the trained ones back."""
+    """Log the task's slower figures, taken with averaged weights in place; puts the trained ones back."""
     trained = {
         name: {k: v.detach().clone() for k, v in module.state_dict().items()} for name, module in task.modules.items()
     }
     for name, module in task.modules.items():
-        module.load_state_dict(average.weights[name])
+        module.load_state_dict(weights[name])
         module.eval()
     with torch.no_grad(), eager():
         figures = {**task.report(task.modules), **while_averaged(step)}

@@ -23,7 +23,7 @@ from gesso.families.loading import load_parts
 from gesso.families.parts import ModelParts
 from gesso.files import atomic_file
 from gesso.models.controlnet import ControlNet
-from gesso.training.loop import load_average, state_facts
+from gesso.training.loop import last_facts, load_average
 from gesso.tuning.controlling import control_config, write_control
 from gesso.tuning.files import save_embedding, save_model
 from gesso.tuning.judging import best_step, judged_metadata, load_kept
@@ -160,8 +160,8 @@ class Result:
     @property
     def precision(self) -> str | None:
         """That of the training where it has begun, which "auto" chose then."""
-        last = self.folder / "last.pt"
-        return str(state_facts(last)["precision"]) if last.exists() else self.settings.precision
+        facts = last_facts(self.folder)
+        return self.settings.precision if facts is None else str(facts["precision"])
 
     def metadata(self) -> dict[str, str]:
         """ss_* keys, as kohya's trainer writes them; nothing in them depends on when or where it ran."""

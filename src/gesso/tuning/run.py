@@ -26,7 +26,8 @@ from gesso.models.vae import AutoencoderKL
 from gesso.request.finder import Kind as FileKind
 from gesso.runtime.precision import choose_device
 from gesso.training.group import Group, local_rank
-from gesso.training.loop import Plan, fit, state_facts
+from gesso.training.loop import Plan, fit, last_facts
+from gesso.training.sharding import Parting
 from gesso.training.task import generator_for
 from gesso.tuning.buckets import BucketRules
 from gesso.tuning.captions import CaptionRules, trigger_pattern
@@ -48,7 +49,7 @@ from gesso.tuning.result import DATA, FACTS, SETTINGS, Result, described, model_
 from gesso.tuning.samples import SAMPLES, Sampler
 from gesso.tuning.settings import TuningSettings, bucket_rules, completed, preset_for, to_toml
 from gesso.tuning.survey import Survey, bucket_counts, survey
-from gesso.tuning.task import TuningTask
+from gesso.tuning.task import CHECKPOINTED, TuningTask
 from gesso.tuning.tracking import TensorBoard
 from gesso.tuning.verdict import Verdict
 
@@ -257,10 +258,9 @@ class TuningRun:
     @property
     def is_done(self) -> bool:
         """Whether the last state is that of the last step, or of one after which training on would only copy."""
-        last = self.folder / "last.pt"
-        if not last.exists():
+        state = last_facts(self.folder)
+        if state is None:
             return False
-        state = state_facts(last)
         if state["samples"] >= self.plan.total_samples:
             return True
         return self.settings.auto_stop and verdict_on(self.folder, state["step"]).stops
@@ -332,6 +332,7 @@ class TuningRun:
                 on_log=log,
                 shared_batches=True,
                 make_optimizer=lambda groups, plan: make_optimizer(self.settings.optimizer, groups, plan),
+                parting=Parting(("unet",), CHECKPOINTED) if self.settings.shard else None,
             )
         if group.rank == 0:
             if self.is_done:
@@ -466,7 +467,7 @@ class TuningRun:
         except ValueError:
             raise GessoError(f"{path}: is damaged. Remove the folder to start again", code="damaged") from None
         if before is None:
-            if (self.folder / "last.pt").exists():
+            if last_facts(self.folder) is not None:
                 raise GessoError(
                     f"{self.folder}: holds the state of another kind of training. Use another folder",
                     code="other_training",

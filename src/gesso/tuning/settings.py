@@ -56,6 +56,7 @@ class TuningSettings:
     hints                folder of hints as files, with the names of the pictures
     teacher_guidance, teacher_guidance_to  guidance scale of a distillation's teacher, and the end of its range
     teacher_steps        of its DDIM over the whole schedule
+    shard                part the weights of a whole model over the processes, with gradients and moments
     held_out             pictures that are never trained on; None: 0 of fewer than 20, else one in ten, at most 8
     """
 
@@ -141,6 +142,7 @@ class TuningSettings:
     precision: str | None = None
     base: str | None = None
     checkpointing: bool | None = None
+    shard: bool = False
     # What is shown on the way.
     report_every: int | None = field(default=None, metadata=_limits(1, 10_000_000))
     samples: bool = True
@@ -170,6 +172,10 @@ class TuningSettings:
         if self.optimizer == "prodigy" and (self.loraplus or self.block_rates):
             name = "loraplus" if self.loraplus else "block_rates"
             raise _refused(name, getattr(self, name), "none beside prodigy, which finds one rate for all")
+        if self.shard and self.kind != "full":
+            raise _refused("shard", True, "false: only the weights of a whole model are worth parting")
+        if self.shard and self.optimizer != "adamw":
+            raise _refused("optimizer", self.optimizer, "adamw beside `shard`: others need whole matrices")
         if self.learn_word and self.kind != "lora":
             raise _refused("learn_word", True, "false: only a LoRA can carry a word")
         if self.learn_word and (not self.trigger or set(self.trigger) & set("/\\\0")):

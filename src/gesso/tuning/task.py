@@ -6,6 +6,7 @@ Everything random in a step follows from (seed, step): which pictures, mirrored 
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from gesso.families.parts import ModelParts
 from gesso.nn.attention import SpatialTransformer
 from gesso.nn.resblock import ResBlock
 from gesso.training.group import Group
+from gesso.training.sharding import is_parted
 from gesso.training.task import Enter, Figures, generator_for
 from gesso.tuning.captions import trigger_pattern
 from gesso.tuning.conditions import Conditions, sizes_of
@@ -119,8 +121,13 @@ class TuningTask:
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         return self.learner.groups(learning_rate, learning_rate if self.text_rate is None else self.text_rate)
 
+    @property
+    def unet(self) -> nn.Module:
+        """What a step calls: the model's UNet, or one that is parted over processes and learns in its place."""
+        return self.modules.get("unet", self.parts.unet)
+
     def networks(self) -> list[nn.Module]:
-        return [self.parts.unet]
+        return [self.unet]
 
     def loss(self, step: int, batch_size: int, seed: int) -> tuple[Tensor, Figures]:
         """Of the rows of the batch that are this process's; their mean over the processes is that of all rows."""
@@ -136,6 +143,9 @@ class TuningTask:
         eps = self.objective.draw_noise(latents, generator)
         more = self.draw_more(len(places), generator)
         own = list(range(self.group.rank, len(places), self.group.size))
+        share = len(own) * self.group.size / len(places)
+        if not own and is_parted(next(self.unet.parameters())):
+            own = [0]  # a network in parts is called by all processes at once; this row counts nothing
         if not own:
             nothing = torch.zeros((), device=self.device)
             return nothing, {"loss": nothing} | ({} if self.preserved is None else {"drift": nothing})
@@ -157,7 +167,6 @@ class TuningTask:
             drifted = self.drift(*some, latents[own], eps[own], times[own]).mean()
             loss, figures["drift"] = loss + self.objective.prior_weight * drifted, drifted.detach()
         if self.group.size > 1:
-            share = len(own) * self.group.size / len(places)
             loss, figures = loss * share, {name: value * share for name, value in figures.items()}
         return loss, figures
 
@@ -198,11 +207,11 @@ class TuningTask:
         hint [B, 3, H, W] in [0, 1]: what a ControlNet looks at; None: the UNet draws alone
         """
         x, times = x.contiguous(memory_format=torch.channels_last), times.to(self.device)
-        dtype = next(self.parts.unet.parameters()).dtype
+        dtype = next(self.unet.parameters()).dtype
         with self.precision():
             context, added = self.conditions(captions, sizes)
             control = None if hint is None else self.steering(x, times, context, added, hint)
-            output: Tensor = self.parts.unet(
+            output: Tensor = self.unet(
                 x.to(dtype),
                 times,
                 context.to(dtype),
@@ -281,13 +290,11 @@ def checkpoint_blocks(unet: nn.Module) -> None:
     """Blocks keep only their inputs for the backward pass and compute again there (Chen et al. 2016, 1604.06174)."""
     for module in unet.modules():
         if isinstance(module, CHECKPOINTED):
-            module.forward = _again(module.forward)  # type: ignore[method-assign]
+            # A partial is copied with its module.
+            module.forward = partial(_again, type(module).forward, module)  # type: ignore[method-assign]
 
 
-def _again(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def call(*args: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args)
-        return checkpoint(forward, *args, use_reentrant=False)
-
-    return call
+def _again(forward: Callable[..., Any], *args: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args)
+    return checkpoint(forward, *args, use_reentrant=False)
