@@ -56,6 +56,8 @@ def test_a_file_that_makes_no_sense(text, message, tmp_path):
         ({"preset": "16gb"}, "expected one of auto, cpu, 8gb, 12gb, 24gb"),
         ({"min_bucket": 600, "max_bucket": 500}, "expected at most max_bucket, 500"),
         ({"min_timestep": 600, "max_timestep": 500}, "expected at most max_timestep, 500"),
+        ({"shard": True}, "`shard` True: expected false: only the weights of a whole model are worth parting"),
+        ({"kind": "full", "shard": True, "optimizer": "muon"}, "`optimizer` 'muon': expected adamw beside `shard`"),
         ({"warmup": 0.6, "decay": 0.6}, "`decay` 0.6: expected at most 0.4 beside a warmup of 0.6"),
     ],
 )

@@ -7,6 +7,7 @@ names it, with the facts about it; the file is written last, so that a crash lea
 import copy
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,7 +151,9 @@ class PartedStates:
         name = f"{int(self.group.broadcast(max(numbers, default=0) + 1)):06d}"
         writer = dcp.FileSystemWriter(states / name)
         moments = bool(self.optimizer.state)
-        dcp.save(self._tensors(moments=moments), storage_writer=writer, no_dist=self.group.size == 1)
+        tensors = self._tensors(moments=moments)
+        with _quiet():
+            dcp.save(tensors, storage_writer=writer, no_dist=self.group.size == 1)
         if self.group.rank == 0:
             with atomic_file(path) as file:
                 file.write(json.dumps({**facts, "state": name, "moments": moments}).encode())
@@ -168,12 +171,21 @@ class PartedStates:
         facts = read_facts(path)
         tensors = self._tensors(moments=facts["moments"])
         reader = dcp.FileSystemReader(path.parent / STATES / facts["state"])
-        dcp.load(tensors, storage_reader=reader, no_dist=self.group.size == 1)
+        with _quiet():
+            dcp.load(tensors, storage_reader=reader, no_dist=self.group.size == 1)
         if facts["moments"]:
             holder = nn.ModuleDict(dict(self.modules))
             set_optimizer_state_dict(holder, self.optimizer, optim_state_dict=tensors["optimizer"])
         else:
             self.optimizer.state.clear()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without DCP's warning that one process is alone, which it is meant to be."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+        yield
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -207,7 +219,8 @@ def read_average(path: Path) -> dict[str, dict[str, Tensor]]:
         for key, about in reader.read_metadata().state_dict_metadata.items()
         if key.startswith("average.") and isinstance(about, TensorStorageMetadata)
     }
-    dcp.load(wanted, storage_reader=reader, no_dist=True)
+    with _quiet():
+        dcp.load(wanted, storage_reader=reader, no_dist=True)
     found: dict[str, dict[str, Tensor]] = {}
     for whole, tensor in wanted.items():
         _, name, key = whole.split(".", 2)
