@@ -49,8 +49,8 @@ def test_from_a_folder_to_a_file_to_a_picture(place, capsys):
     assert "step 4: loss at fixed noise" in told.err and "my.training/report.html" in told.err
     names = sorted(path.name for path in (place / "my.training").iterdir())
     assert names == [
-        *("copies", "copies.json", "good.pt", "judged", "last.pt", "log.jsonl", "measures.jsonl", "report.html"),
-        *("run.json", "samples", "settings.toml", "steps"),
+        *("copies", "copies.json", "data.json", "good.pt", "judged", "last.pt", "log.jsonl", "measures.jsonl"),
+        *("report.html", "run.json", "samples", "settings.toml", "steps"),
     ]
     assert [path.name for path in sorted((place / "my.training" / "samples").iterdir())] == [
         "000000-0.png",

@@ -118,9 +118,12 @@ def test_a_student_that_draws_as_its_teacher_has_all_of_its_likeness(
 ) -> None:
     made_by: list[StudentMeasurer] = []
     real = StudentMeasurer.__init__
-    monkeypatch.setattr(
-        StudentMeasurer, "__init__", lambda self, *args, **more: (made_by.append(self), real(self, *args, **more))[0]
-    )
+
+    def started(self: StudentMeasurer, *args: Any, **more: Any) -> None:
+        made_by.append(self)
+        real(self, *args, **more)
+
+    monkeypatch.setattr(StudentMeasurer, "__init__", started)
     monkeypatch.setattr(judging.Judge, "__call__", lambda self, step: {})
     made(root, tmp_path, "distil", judge_samples=3).train(stop=lambda: True)
     (measurer,) = made_by

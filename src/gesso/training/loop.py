@@ -252,7 +252,7 @@ def fit(
                 run.report()
             if keep_every is not None and run.step % keep_every == 0:
                 run.save(run.good)
-            if time.monotonic() - saved > save_every:
+            if time.monotonic() - saved > save_every and not run.finished:
                 run.save()
                 saved = time.monotonic()
         if run.finished:  # before the state that says so: a run that is cut off in between reports again

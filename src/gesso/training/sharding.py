@@ -83,7 +83,7 @@ class Shards:
         first, found = Group().rank == 0, dict[str, dict[str, Tensor]]()
         for name, tensors in weights.items():
             for key, value in tensors.items():
-                whole = value.full_tensor() if is_parted(value) else value
+                whole = value.full_tensor() if is_parted(value) else value  # type: ignore[attr-defined]
                 if first:
                     found.setdefault(name, {})[key] = whole.detach().cpu()
         return found
@@ -144,7 +144,7 @@ class PartedStates:
 
     def save(self, path: Path, facts: Mapping[str, Any]) -> None:
         """Write a state, which the JSON file at `path` names. All processes call it."""
-        import torch.distributed.checkpoint as dcp
+        from torch.distributed import checkpoint as dcp
 
         states = path.parent / STATES
         numbers = [int(one.name) for one in states.glob("*") if one.name.isdigit()]
@@ -165,7 +165,7 @@ class PartedStates:
 
     def load(self, path: Path) -> None:
         """Take over the state that a JSON file names, whatever number of processes wrote it. Raises RuntimeError."""
-        import torch.distributed.checkpoint as dcp
+        from torch.distributed import checkpoint as dcp
         from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
 
         facts = read_facts(path)
@@ -210,7 +210,7 @@ def _names_state(path: Path) -> bool:
 
 def read_average(path: Path) -> dict[str, dict[str, Tensor]]:
     """The averaged weights of a state that is kept in parts, whole, by module and name; by one process alone."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed import checkpoint as dcp
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     reader = dcp.FileSystemReader(path.parent / STATES / str(read_facts(path)["state"]))

@@ -79,7 +79,7 @@ class Judge:
             kind, prompts = StudentMeasurer, caption_prompts(captions, count, **given)
             how = student_drawing(settings.sample_steps or STUDENT_STEPS)
         else:
-            names = {"trigger": settings.trigger, "class_words": settings.class_prompt}
+            names: dict[str, Any] = {"trigger": settings.trigger, "class_words": settings.class_prompt}
             prompts = judge_prompts(captions, count, **names, **given)
         self.measurer = kind(
             task,

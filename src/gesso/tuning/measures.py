@@ -129,7 +129,7 @@ class Measurer:
         pictures = self.decode(latents)
         row: dict[str, Any] = {"drift": self._drift(before)}
         with self.as_before():
-            row["likeness"] = before.likeness(self.features(latents))
+            row["likeness"] = before.likeness(self.features(torch.stack(latents)))
             row["own_likeness"] = before.own
             row["fits"] = self.fits(latents)
         return row | self.nearest(step, pictures)
@@ -147,9 +147,9 @@ class Measurer:
 
     # ---- drawing -----------------------------------------------------------------------------------------------------
 
-    def draw_yours(self, places: Sequence[int], seed: int) -> Tensor | list[Tensor]:
+    def draw_yours(self, places: Sequence[int], seed: int) -> list[Tensor]:
         """Pictures of the prompts at these places, from the noise of seed, seed + 1, ...  -> latents [C, h, w] each"""
-        return self.draw([self.prompts.yours[place].text for place in places], seed)
+        return list(self.draw([self.prompts.yours[place].text for place in places], seed))
 
     def draw(self, prompts: Captions, seed: int, how: Drawing | None = None) -> Tensor:
         """Pictures of prompts from the noise of seed, seed + 1, ...  -> latents [K, C, h, w], float32"""
@@ -347,12 +347,12 @@ class _Before:
         own = measurer.own[:: max(len(measurer.own) // MAX_TRAINED, 1)][:MAX_TRAINED]
         yours = np.concatenate([measurer.features(task.latents[place, False].mean[None]) for place in own])
         texts = [one.text for one in prompts.yours]
-        self.anchors = measurer.draw(texts, SEED)
+        self.anchors = measurer.draw_yours(range(len(texts)), SEED)
         self.others = measurer.draw(prompts.others, SEED)
         others = [measurer.features(self.others)] if len(self.others) else []
         spare = np.concatenate([measurer.features(measurer.draw(texts, SPARE)), *others])
         self.direction = Direction(spare, yours)
-        self.zero = float(np.mean(self.direction(measurer.features(self.anchors))))
+        self.zero = float(np.mean(self.direction(measurer.features(torch.stack(self.anchors)))))
         left_out = [
             Direction(spare, np.delete(yours, place, axis=0))(yours[place][None])[0] for place in range(len(yours))
         ]

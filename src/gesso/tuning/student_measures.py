@@ -32,9 +32,6 @@ def student_drawing(steps: int) -> Drawing:
 class StudentMeasurer(Measurer):
     """A `Measurer` of a student that draws as `how` says, beside its teacher, the model as it was."""
 
-    def draw_yours(self, places: Sequence[int], seed: int) -> Tensor:
-        return self.draw([self.prompts.yours[place].text for place in places], seed, self.how)
-
     @cached_property
     def _teacher(self) -> "_Teacher":
         with self.as_before():
@@ -44,7 +41,7 @@ class StudentMeasurer(Measurer):
         teacher = self._teacher
         latents = teacher.start if step == 0 else self.draw_yours(range(len(self.prompts.yours)), SEED)
         with self.as_before():
-            alike = teacher.agreements(latents)
+            alike = teacher.agreements(torch.stack(latents))
             fits = self.fits(latents)
         paired = alike.diagonal()
         shuffled = (alike.sum(axis=1) - paired) / max(len(alike) - 1, 1)
@@ -71,10 +68,12 @@ class _Teacher:
         maps = self._maps(drawn)
         self.middle, self.scale = maps.mean(axis=(0, 2), keepdims=True), maps.std(axis=(0, 2), keepdims=True) + 1e-6
         self.looks = self._looks(maps)
-        self.fits = measurer.fits(drawn)
+        self.fits = measurer.fits(list(drawn))
         self.start = measurer.draw_yours(range(len(texts)), SEED)
         self.half = self.agreements(measurer.draw(texts, SEED, replace(how, steps=max(how.steps // 2, 1)))).diagonal()
-        self.zero, self.one = (float(part.mean()) for part in (self.agreements(self.start).diagonal(), self.half))
+        self.zero, self.one = (
+            float(part.mean()) for part in (self.agreements(torch.stack(self.start)).diagonal(), self.half)
+        )
 
     def _maps(self, latents: Tensor) -> np.ndarray:
         """Features on a small grid.  -> [K, D, GRID * GRID]"""
