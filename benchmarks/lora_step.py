@@ -57,7 +57,7 @@ def gesso_step(size: int) -> Callable[[], float]:
     networks = empty_networks(SD15, "benchmark")
     for network in networks.values():
         fill(network, random_weights(keymap.shapes_of(network.state_dict())), "benchmark", device="cpu", dtype=None)
-        network.requires_grad_(False).to(memory_format=torch.channels_last)
+        network.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parts = ModelParts(family=SD15, **networks, tokenizer=Tokenizer.clip(), upscaler=None, files=())  # type: ignore[arg-type]
     settings = completed(TuningSettings(rank=RANK, preset="cpu", precision="float32", caption_dropout=0.0), SD15, 1)
     import numpy as np
@@ -128,7 +128,9 @@ def script_step(size: int, *, encodes: bool) -> Callable[[], float]:
         told = {key: value for key, value in configs["text_encoder/config.json"].items() if key != "architectures"}
         with torch.device("cpu"):
             text = transformers.CLIPTextModel(transformers.CLIPTextConfig(**told)).requires_grad_(False)
-    scheduler = diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    scheduler: Any = diffusers.DDPMScheduler(  # type: ignore[no-untyped-call]
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012
+    )
     learned = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=1e-4, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8)
     torch.manual_seed(0)

@@ -144,16 +144,17 @@ class PartedStates:
 
     def save(self, path: Path, facts: Mapping[str, Any]) -> None:
         """Write a state, which the JSON file at `path` names. All processes call it."""
-        from torch.distributed import checkpoint as dcp
+        from torch.distributed.checkpoint.filesystem import FileSystemWriter
+        from torch.distributed.checkpoint.state_dict_saver import save
 
         states = path.parent / STATES
         numbers = [int(one.name) for one in states.glob("*") if one.name.isdigit()]
         name = f"{int(self.group.broadcast(max(numbers, default=0) + 1)):06d}"
-        writer = dcp.FileSystemWriter(states / name)
+        writer = FileSystemWriter(states / name)
         moments = bool(self.optimizer.state)
         tensors = self._tensors(moments=moments)
         with _quiet():
-            dcp.save(tensors, storage_writer=writer, no_dist=self.group.size == 1)
+            save(tensors, storage_writer=writer, no_dist=self.group.size == 1)
         if self.group.rank == 0:
             with atomic_file(path) as file:
                 file.write(json.dumps({**facts, "state": name, "moments": moments}).encode())
@@ -165,14 +166,15 @@ class PartedStates:
 
     def load(self, path: Path) -> None:
         """Take over the state that a JSON file names, whatever number of processes wrote it. Raises RuntimeError."""
-        from torch.distributed import checkpoint as dcp
+        from torch.distributed.checkpoint.filesystem import FileSystemReader
         from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
+        from torch.distributed.checkpoint.state_dict_loader import load
 
         facts = read_facts(path)
         tensors = self._tensors(moments=facts["moments"])
-        reader = dcp.FileSystemReader(path.parent / STATES / facts["state"])
+        reader = FileSystemReader(path.parent / STATES / facts["state"])
         with _quiet():
-            dcp.load(tensors, storage_reader=reader, no_dist=self.group.size == 1)
+            load(tensors, storage_reader=reader, no_dist=self.group.size == 1)
         if facts["moments"]:
             holder = nn.ModuleDict(dict(self.modules))
             set_optimizer_state_dict(holder, self.optimizer, optim_state_dict=tensors["optimizer"])
@@ -210,17 +212,18 @@ def _names_state(path: Path) -> bool:
 
 def read_average(path: Path) -> dict[str, dict[str, Tensor]]:
     """The averaged weights of a state that is kept in parts, whole, by module and name; by one process alone."""
-    from torch.distributed import checkpoint as dcp
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load
 
-    reader = dcp.FileSystemReader(path.parent / STATES / str(read_facts(path)["state"]))
+    reader = FileSystemReader(path.parent / STATES / str(read_facts(path)["state"]))
     wanted = {
         key: torch.empty(about.size, dtype=about.properties.dtype)
         for key, about in reader.read_metadata().state_dict_metadata.items()
         if key.startswith("average.") and isinstance(about, TensorStorageMetadata)
     }
     with _quiet():
-        dcp.load(wanted, storage_reader=reader, no_dist=True)
+        load(wanted, storage_reader=reader, no_dist=True)
     found: dict[str, dict[str, Tensor]] = {}
     for whole, tensor in wanted.items():
         _, name, key = whole.split(".", 2)
