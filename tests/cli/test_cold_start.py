@@ -5,6 +5,10 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
+from gesso.runtime.kernels import has_kernels
+
 
 def run(code: str, folder: Path) -> list[str]:
     done = subprocess.run(
@@ -64,3 +68,26 @@ def test_it_is_put_off_and_not_left_out(tmp_path: Path):
         """,
         tmp_path,
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is loaded by the import alone")
+def test_the_library_of_torch_is_loaded_beside_other_imports(tmp_path: Path):
+    loaded = run(
+        """
+        import sys, time
+        from gesso.terminal.torch_import import load_beside
+        load_beside()
+        def is_there():
+            return "libtorch_cpu.so" in open("/proc/self/maps").read()
+        end = time.monotonic() + 60
+        while not is_there() and time.monotonic() < end:
+            time.sleep(0.01)
+        print("torch" in sys.modules, is_there())
+        import torch
+        from gesso.runtime.kernels import has_kernels
+        print(has_kernels())
+        """,
+        tmp_path,
+    )
+    assert loaded[0] == "False True"
+    assert loaded[1] == str(has_kernels())  # the functions of OpenMP are found as ever

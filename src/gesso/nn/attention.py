@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-
 T = TypeVar("T")
 Kept = dict[nn.Module, object]
 

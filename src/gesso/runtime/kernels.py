@@ -4,7 +4,7 @@
 
     attention      is computed by a kernel of our own where the processor has AVX512-BF16 and the wheel has it: three
                    times as fast as torch's fused attention, as close to float32
-    the gate       of feed-forward layers is computed in one pass, rounded once, by a kernel of our own in the same places
+    the gate       of feed-forward layers is computed in one pass and rounded once, by another kernel
     linear layers and convolutions   take packed weights (`runtime.packing`)
 
 Everything else, and every float32 call, is torch's own.
@@ -39,7 +39,9 @@ def _library() -> Any | None:
     """The kernels; None where they were not built, or the processor lacks what they need."""
     try:
         library = ctypes.CDLL(str(Path(__file__).with_name("_kernels.so")))
-    except OSError:  # not built, or torch brings no OpenMP
+        library.gesso_attention.argtypes = [ctypes.c_void_p] * 4 + [_Sizes, _Strides, ctypes.c_float, ctypes.c_int]
+        library.gesso_gate.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 2 + [ctypes.c_int]
+    except (OSError, AttributeError):  # not built, or torch brings no OpenMP; or built before all of them were there
         return None
     try:
         if not library.gesso_attention_is_supported():

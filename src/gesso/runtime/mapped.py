@@ -107,8 +107,8 @@ def return_memory_promptly() -> None:
 def keep_freed_memory() -> None:
     """Makes the C library use freed memory again, for the whole process, unless it was told to give it back promptly.
 
-    Otherwise it gives every block of 32 MiB and more back to the system, and what it gets instead must be cleared by the
-    kernel page by page: 5 % of a step of SD 1.5 at 512 pixels. Up to 1 GiB is kept.
+    Otherwise it gives every block of 32 MiB and more back to the system, and what it gets instead must be cleared by
+    the kernel page by page: 5 % of a step of SD 1.5 at 512 pixels. Up to 1 GiB is kept.
     """
     if not _is_prompt:
         _set(M_MMAP_THRESHOLD, 2**30)

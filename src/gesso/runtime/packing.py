@@ -1,10 +1,10 @@
 """Weights of linear layers and convolutions as the processor reads them, for bfloat16 on a CPU.
 
-torch otherwise arranges a weight anew in each call. `pack` does it once, and `linear` and `convolve` compute with it: the
-same bits. A convolution after doubling the size (`gesso.nn.resblock.Upsample`) is more than arranged: each pixel of the
-smaller picture stands in the larger one four times, so that of the nine numbers of a kernel several always meet the same
-value. Summed beforehand, four kernels of 2 x 2 on the smaller picture do the work, each for a quarter of the result, with
-4/9 of the products; what is off is the rounding of the sums, as the weights themselves are rounded.
+torch otherwise arranges a weight anew in each call. `pack` does it once, and `linear` and `convolve` compute with it:
+the same bits. A convolution after doubling the size (`gesso.nn.resblock.Upsample`) is more than arranged: each pixel of
+the smaller picture stands in the larger one four times, so that of the nine numbers of a kernel several always meet the
+same value. Summed beforehand, four kernels of 2 x 2 on the smaller picture do the work, each for a quarter of the
+result, with 4/9 of the products; what is off is the rounding of the sums, as the weights themselves are rounded.
 """
 
 from collections.abc import Sequence
@@ -69,8 +69,8 @@ def _arrange(weight: Tensor, padding: Any, stride: Any, dilation: Any) -> Tensor
 def _quarters(weight: Tensor) -> list[Tensor]:
     """A kernel of 3 x 3 over a doubled picture, as four of 2 x 2 over the picture itself.
 
-    In an even row of the result, the rows above, at and below are the smaller picture's row before, this one and this one
-    again; in an odd row this one twice, then the next.
+    In an even row of the result, the rows above, at and below are the smaller picture's row before, this one and this
+    one again; in an odd row this one twice, then the next.
     """
 
     def halves(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -136,16 +136,26 @@ def convolve(
 
 
 def _convolve(
-    x: Tensor, packed: Tensor, bias: Tensor | None, padding: Any = 0, stride: Any = 1, dilation: Any = 1, groups: int = 1
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    padding: Any = 0,
+    stride: Any = 1,
+    dilation: Any = 1,
+    groups: int = 1,
 ) -> Tensor:
     geometry = [_pair(padding), _pair(stride), _pair(dilation)]
     result: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *geometry, groups, "none", [], "")
     return result
 
 
-def double(x: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", **options: Any) -> Tensor | None:
-    """As `F.interpolate`, where it repeats each pixel in two rows and columns: the result knows what it came from, which is
-    what `convolve` computes with. None for anything else."""
+def double(
+    x: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", **options: Any
+) -> Tensor | None:
+    """As `F.interpolate`, where it repeats each pixel in two rows and columns; None for anything else.
+
+    The result knows what it came from, which is what `convolve` computes with.
+    """
     twice = [2 * side for side in x.shape[2:]]
     if mode != "nearest" or x.dtype != torch.bfloat16 or x.ndim != 4:
         return None

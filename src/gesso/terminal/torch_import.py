@@ -1,5 +1,5 @@
-"""A quicker import of torch: its library is loaded beside other imports, and a quarter of its modules, for shapes without
-numbers, is put off until something asks for them."""
+"""A quicker import of torch: its library is loaded beside other imports, and a quarter of its import, for shapes
+without numbers, is put off until something asks for it."""
 
 import ctypes
 import importlib
