@@ -332,9 +332,9 @@ def test_a_stroke_follows_the_pointer(tab: Any) -> None:
 COUNT = """() => {
   const own = CanvasRenderingContext2D.prototype.putImageData;
   window.put = [];
-  CanvasRenderingContext2D.prototype.putImageData = function(image, ...rest) {
-    window.put.push(image.width * image.height);
-    return own.call(this, image, ...rest);
+  CanvasRenderingContext2D.prototype.putImageData = function(image, x, y, ...part) {
+    window.put.push((part[2] ?? image.width) * (part[3] ?? image.height));
+    return own.call(this, image, x, y, ...part);
   };
 }"""
 MOVE = """(stage, places) => {

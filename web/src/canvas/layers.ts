@@ -113,11 +113,14 @@ const rgb = (r: number, g: number, b: number): number => (b << 16) | (g << 8) | 
 const TINT = rgb(214, 51, 108); // --mask, in bytes
 const STRIPE = rgb(255, 214, 230);
 
+const MOST_SPARE = 2 ** 20; // pixels that are kept to be used again
+
 /** A mask and how it is shown. */
 export class MaskPixels {
   readonly canvas: HTMLCanvasElement;
   private readonly context: CanvasRenderingContext2D;
   private period = 8; // of the stripes, a power of two
+  private spare: ImageData | null = null; // a stroke's parts, one after the other, are as large: no new one for each
 
   constructor(readonly mask: Mask) {
     this.canvas = document.createElement("canvas");
@@ -142,23 +145,33 @@ export class MaskPixels {
   show(rect: Rect): void {
     const area = intersect(rect, whole(this.mask));
     if (isEmpty(area)) return;
-    const image = new ImageData(area.w, area.h);
+    const image = this.room(area);
     // One 32-bit write a pixel; the bytes of a pixel stand in the order of the machine, which is little-endian for all
     // browsers that there are.
-    const out = new Uint32Array(image.data.buffer);
+    const out = new Int32Array(image.data.buffer);
     const { data, width } = this.mask;
     const { period } = this;
+    // Stripes over the tint are seen on a picture of any colour.
+    const tints = Int32Array.from({ length: period }, (_, i) => (4 * i < period ? STRIPE : TINT));
     for (let row = 0; row < area.h; row++) {
       const from = (area.y + row) * width + area.x;
       const diagonal = area.x + area.y + row;
+      const to = row * image.width;
       for (let i = 0; i < area.w; i++) {
-        const level = data[from + i] as number;
-        // Stripes over the tint are seen on a picture of any colour.
-        const colour = ((diagonal + i) & (period - 1)) * 4 < period ? STRIPE : TINT;
-        out[row * area.w + i] = ((level << 24) | colour) >>> 0;
+        const tint = tints[(diagonal + i) & (period - 1)] as number;
+        out[to + i] = ((data[from + i] as number) << 24) | tint;
       }
     }
-    this.context.putImageData(image, area.x, area.y);
+    this.context.putImageData(image, area.x, area.y, 0, 0, area.w, area.h);
+  }
+
+  /** Room for the pixels of a rectangle, in its corner. */
+  private room(area: Rect): ImageData {
+    const old = this.spare;
+    if (old !== null && old.width >= area.w && old.height >= area.h) return old;
+    const [width, height] = [Math.max(area.w, old?.width ?? 0), Math.max(area.h, old?.height ?? 0)];
+    if (width * height > MOST_SPARE) return new ImageData(area.w, area.h);
+    return (this.spare = new ImageData(width, height));
   }
 
   /** Stripes that are about as wide on the screen at any scale. */

@@ -53,15 +53,16 @@ export function stroke(mask: Mask, from: Point, to: Point, brush: Brush, mode: M
   const area = intersect(strokeBounds(from, to, brush), whole(mask));
   if (isEmpty(area)) return { ...EMPTY };
   const { data, width } = mask;
-  const radius = brush.size / 2;
+  const { size, hardness, level } = brush; // once: reading them may be watched, which costs more than a pixel does
+  const radius = size / 2;
   // A soft edge reaches from the hard core outwards; a hard one is a pixel wide, for smooth borders.
-  const core = Math.min(radius * brush.hardness, radius - 0.5);
+  const core = Math.min(radius * hardness, radius - 0.5);
   const edge = radius + 0.5;
   const ramp = edge - core;
   const dx = to.x - from.x;
   const dy = to.y - from.y;
   const length2 = dx * dx + dy * dy;
-  const full = mode === "add" ? brush.level : 255 - brush.level;
+  const full = mode === "add" ? level : 255 - level;
   for (let row = area.y; row < area.y + area.h; row++) {
     const outer = span(row + 0.5, from, to, edge);
     if (outer === null) continue;
@@ -86,9 +87,7 @@ export function stroke(mask: Mask, from: Point, to: Point, brush: Brush, mode: M
       const distance = Math.sqrt(ex * ex + ey * ey);
       if (distance >= edge) continue;
       const share = distance <= core ? 1 : (edge - distance) / ramp;
-      const coverage = Math.round(
-        brush.level * (brush.hardness >= 1 ? share : share * share * (3 - 2 * share)),
-      );
+      const coverage = Math.round(level * (hardness >= 1 ? share : share * share * (3 - 2 * share)));
       put(data, line + x, coverage, mode);
     }
   }
