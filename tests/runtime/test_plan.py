@@ -476,14 +476,11 @@ import sys, torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 from gesso.runtime.engine import Engine
-from gesso.runtime.mapped import return_memory_promptly
 from gesso.runtime.model import LoadedModel
 from gesso.runtime.plan import Workload
 from gesso.runtime.precision import choose_precision, memory_used
 from tiny_sd import tiny_parts
 
-# Blocks of their own: in the heap the same tensors take 190 to 300 MiB, as its gaps happen to lie.
-return_memory_promptly()
 cpu = torch.device("cpu")
 model = LoadedModel(name="x", parts=tiny_parts(), device=cpu, precision=choose_precision("float32", cpu))
 # With a limit, which is what a plan is for, the C library gives blocks back at once. Otherwise it keeps them and fills
