@@ -677,7 +677,7 @@ def warnings_of(facts: Mapping[str, Any]) -> list[str]:
     if facts["unknown_words"]:
         lines.append(
             f"{facts['family']} does not know {_names(facts['unknown_words'])}: these words are left out, here and "
-            "when you draw"
+            f"when you draw{'; --learn-word makes one of the trigger' if facts['kind'] == 'lora' else ''}"
         )
     if facts["cut_captions"]:
         lines.append(f"{facts['cut_captions']} captions are longer than the text encoder reads; their ends are cut")
