@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -153,7 +154,10 @@ def test_a_full_disk_leaves_the_last_state(root, tmp_path, monkeypatch):
     run.train(stop=iter([False, False, True]).__next__)
     before = (tmp_path / "run" / "last.pt").read_bytes()
     full = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("gesso.training.loop.shutil.disk_usage", lambda path: full)
+    real = shutil.disk_usage
+    monkeypatch.setattr(
+        "gesso.training.loop.shutil.disk_usage", lambda path: full if path.name == "run" else real(path)
+    )
     with pytest.raises(GessoError, match=r"no room for a state of .* MiB at step 8; the last state stays") as error:
         made(root, tmp_path).train()
     assert error.value.code == "disk_full"
