@@ -5,8 +5,9 @@
 A day is taken as 20,000 HTTP requests, one each four seconds. They are made as fast as four clients can within the
 hour, and it ends with the last of them. Pictures by several surfaces, streams, lists, uploads, repeats, cancellations
 and refusals; jobs are forgotten and swept meanwhile. The model is tiny so a picture takes milliseconds and what is
-around it is what is left. Memory is compared between the end of the first sixth, when everything has been used, and
-the end.
+around it is what is left. In the first tenth there is a crowd of four times as many clients, so that the threads and
+connections that a moment of high load takes are there from the beginning. Memory is compared between the end of the
+first sixth, when everything has been used, and the end.
 """
 
 import io
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 MINUTES = float(os.environ.get("GESSO_SOAK_MINUTES", "3"))
 REQUESTS = round(20_000 * MINUTES / 60)
 PACE = 20_000 / 3600  # turns a second at most; a turn is three requests
-CLIENTS = 4
+CLIENTS, CROWD = 4, 16
 GROWTH = 0.02
 
 
@@ -128,20 +129,23 @@ def test_memory_does_not_grow(tmp_path: Path) -> None:
             text=True,
         )
     assert server.stdout is not None
-    stop, seen = threading.Event(), list[tuple[float, int, int]]()
+    stop, leave, seen = threading.Event(), threading.Event(), list[tuple[float, int, int]]()
     try:
         address = server.stdout.readline().strip()
-        clients = [Client(address, number, stop) for number in range(CLIENTS)]
+        clients = [Client(address, number, stop if number < CLIENTS else leave) for number in range(CROWD)]
         for client in clients:
             client.start()
         begin = time.monotonic()
-        while (now := time.monotonic() - begin) < 60 * MINUTES and all(client.is_alive() for client in clients):
-            if sum(client.requests for client in clients) >= REQUESTS:
+        while (now := time.monotonic() - begin) < 60 * MINUTES and all(one.is_alive() for one in clients[:CLIENTS]):
+            if (made := sum(client.requests for client in clients)) >= REQUESTS:
                 break
+            if made >= REQUESTS / 10:
+                leave.set()
             stop.wait(1.0)
             if now > 5:
                 seen.append((now, resident(server.pid), resident(child_of(server.pid))))
     finally:
+        leave.set()
         stop.set()
         for client in clients:
             client.join(120)
