@@ -27,7 +27,7 @@ MORE = {
     "hints": {"cv2"},
     "library": {"huggingface_hub"},
     "serving": {"sqlalchemy", "alembic", "pydantic", "pydantic_settings", "opentelemetry", "obstore"},
-    "api": {"sqlalchemy", "fastapi", "starlette", "uvicorn", "prometheus_client"},
+    "api": {"sqlalchemy", "fastapi", "starlette", "uvicorn", "httptools", "prometheus_client"},
     "surfaces": {"sqlalchemy", "fastapi", "starlette", "uvicorn"},
     "server": {"sqlalchemy", "fastapi", "starlette", "uvicorn"},
     "strict_yaml.py": {"yaml"},

@@ -237,7 +237,7 @@ def test_clip_skip_as_stable_diffusion_cpp_has_it() -> None:
         ({"steps": "x"}, 422, "steps", "whole number"),
         ({"steps": True}, 422, "steps", "whole number"),
         ({"width": 2.5}, 422, "width", "whole number"),
-        ({"cfg_scale": "7"}, 422, "cfg_scale", "a number"),
+        ({"cfg_scale": "seven"}, 422, "cfg_scale", "a number"),
         ({"enable_hr": "yes"}, 422, "enable_hr", "true or false"),
         ({"styles": ["oil"]}, 422, "styles", "no style"),
         ({"restore_faces": True}, 422, "restore_faces", "face"),

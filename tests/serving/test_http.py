@@ -316,7 +316,7 @@ def _versioned() -> dict[str, Any]:
         b"[" * 100_000,
         b'{"metadata": {"a": ' + b"{}" + b"}" + b"," * 5 + b"}",
         b'{"metadata": [' + b"0," * 30_000 + b"0]}",
-        b"\xef\xbb\xbf{}",
+        b"\xef\xbb\xbf{",
     ],
     ids=range(18),
 )

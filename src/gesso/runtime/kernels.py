@@ -39,9 +39,7 @@ def _library() -> Any | None:
     """The kernels; None where they were not built, or the processor lacks what they need."""
     try:
         library = ctypes.CDLL(str(Path(__file__).with_name("_kernels.so")))
-        library.gesso_attention.argtypes = [ctypes.c_void_p] * 4 + [_Sizes, _Strides, ctypes.c_float, ctypes.c_int]
-        library.gesso_gate.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 2 + [ctypes.c_int]
-    except (OSError, AttributeError):  # not built, or torch brings no OpenMP; or built before all of them were there
+    except OSError:  # not built, or torch brings no OpenMP
         return None
     try:
         if not library.gesso_attention_is_supported():
