@@ -106,7 +106,7 @@ def test_of_two_pictures_of_one_job_it_is_said_what_differs(server: PageServer, 
     job = server.drawn({"num_images": 3, "num_steps": 2})
     tab.open(f"picture/{job['outputs'][2]['id']}?with={job['outputs'][0]['id']}")
     tab.page.get_by_text("What differs").first.wait_for()
-    assert tab.page.get_by_role("row").all_inner_texts() == ["Setting\tA\tB", "Picture of the seed\t3\t1"]
+    assert tab.page.get_by_role("row").all_inner_texts() == ["Setting\tA\tB", "Picture number\t3\t1"]
     tab.page.get_by_text("One job drew both from one seed").wait_for()
     tab.open(f"picture/{job['outputs'][2]['id']}")
     tab.page.get_by_text("7, picture 3 of it").wait_for()
