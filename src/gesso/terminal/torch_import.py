@@ -13,6 +13,13 @@ from types import ModuleType
 from typing import Any
 
 _NAME = "torch._meta_registrations"
+# Modules in C that `gesso generate` needs before torch. The system loads one library at a time, so each of them would
+# wait for torch's if it came after it.
+_IN_C = (
+    *("_struct", "zlib", "_bz2", "_lzma", "_opcode", "fcntl", "_posixsubprocess", "select", "math", "_datetime"),
+    *("_uuid", "_heapq", "unicodedata", "_json", "_bisect", "_random", "_sha512", "_socket", "_decimal", "array"),
+    *("binascii", "_hashlib", "_blake2", "_csv", "_contextvars", "_zoneinfo", "_pickle", "msgspec", "pydantic_core"),
+)
 
 
 class _PutOff(ModuleType):
@@ -50,6 +57,9 @@ def load_beside() -> None:
         for folder in (spec and spec.submodule_search_locations) or ():
             library = Path(folder) / "lib" / "libtorch_cpu.so"
             if library.exists():
+                for name in _IN_C:
+                    with suppress(ImportError):
+                        importlib.import_module(name)
                 Thread(target=_load, args=(library,), daemon=True).start()
 
 
