@@ -144,6 +144,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a list as a key": (b"}]Ns", "pickle_damaged"),
     "a tensor as a key": (b"}" + tensor() + b"Ns", "pickle_damaged"),
     "a nested tuple as a key": (b"}))\x85\x85" + b"Ns", "pickle_damaged"),
+    "a text and a nested tuple as a key": (b"}" + text("a") + b")\x85\x86" + b"Ns", "pickle_damaged"),
     "items of a list": (b"]NNs", "pickle_damaged"),
     "appending to a dictionary": (b"}Na", "pickle_damaged"),
     "a name without an end": (b"c" + b"x" * 5000, "pickle_damaged"),
