@@ -33,8 +33,10 @@ def test_models_and_adapters_are_cards(server: PageServer, tab: Any) -> None:
         tab.open("models")
         if not again:
             tab.field("Order").select_option("used")
-        cards = tab.page.locator("[data-card]").evaluate_all("all => all.slice(0, 2).map(one => one.dataset.card)")
-        assert sorted(cards) == ["gesso-mini", "woodcut"]
+        tab.page.wait_for_function(
+            "() => [...document.querySelectorAll('[data-card]')].slice(0, 2).map(one => one.dataset.card).sort().join()"
+            " === 'gesso-mini,woodcut'"
+        )
         tab.reload("models")
 
 
