@@ -203,6 +203,16 @@ def test_without_an_encoder_it_says_which_is_needed(engine: Engine, files: dict[
         TextToImage(engine, engine.load(files["model"]), finder=other)(request(use(encoder="odd")), hints=[picture()])
 
 
+def test_a_named_encoder_of_another_width_is_refused(engine: Engine, files: dict[str, Path], tmp_path: Path) -> None:
+    network = CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION | {"projection_dim": 32}))
+    small = saved(tmp_path / "small.safetensors", randomise(network).state_dict())
+    finder = NamedFiles({"control": {"base": files["base"]}, "image_encoder": {"small": small, "vit": files["vit"]}})
+    drawing = TextToImage(engine, engine.load(files["model"]), finder=finder)
+    with pytest.raises(RequestError, match=r"needs an image encoder of width 48 \(projection\), which small is not"):
+        drawing(request(use(encoder="small")), hints=[picture()])
+    assert drawing.pixels(request(use()), hints=[picture()]).isfinite().all()  # unnamed, the one that fits is taken
+
+
 def test_a_command_line_names_both_files(files: dict[str, Path], tmp_path: Path) -> None:
     picture().save(tmp_path / "cat.png")
     controls = parse_controls([f"{files['base']},image={tmp_path / 'cat.png'},encoder={files['vit']},weight=0.5"])
