@@ -680,9 +680,10 @@ def test_errors_have_the_web_uis_shape(idle: tuple[str, Context]) -> None:
     assert answer.status_code == 415
 
 
-def test_a_client_that_leaves_ends_its_job(idle: tuple[str, Context]) -> None:
+@pytest.mark.parametrize("prompt", ["a cat", ""])  # the web UI draws without a prompt, too
+def test_a_client_that_leaves_ends_its_job(idle: tuple[str, Context], prompt: str) -> None:
     address, made = idle
-    body = {"prompt": "a cat", "width": 64, "height": 64}
+    body = {"prompt": prompt, "width": 64, "height": 64}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{address}/sdapi/v1/txt2img", json=body, timeout=0.3)
     end = time.monotonic() + 10

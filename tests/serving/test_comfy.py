@@ -460,6 +460,13 @@ def test_what_is_no_prompt_is_refused(made: Context, asking: TestClient, body: A
     assert made.store.counts() == {}
 
 
+def test_a_prompt_may_have_no_words(made: Context, asking: TestClient) -> None:
+    graph = graphs.text_to_image()
+    graph["6"]["inputs"]["text"] = ""
+    submit(asking, graph)
+    assert lease(made).job.work.request["prompt"] == ""
+
+
 def test_what_the_request_refuses_is_told_of_its_node(made: Context, asking: TestClient) -> None:
     answer = asking.post("/prompt", json={"prompt": graphs.text_to_image(width=200)})  # a multiple of 8, not of 16
     assert error_of(answer)["type"] == "prompt_outputs_failed_validation"

@@ -43,6 +43,7 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests"), str(ROOT)])}
 LEASE_SECONDS = 2.0
 PACE = float(os.environ.get("GESSO_KILL_PACE", "0.3"))
+PAUSED = "worker paused"  # the strike that is no kill
 BOTH_SHARE = 0.05  # of the strikes that hit everything at once
 
 
@@ -164,7 +165,7 @@ class Place:
                 os.kill(worker, signal.SIGSTOP)
                 time.sleep(LEASE_SECONDS * (0.5 + self.chance.random()))
                 os.kill(worker, signal.SIGCONT)
-                self.strikes["worker paused"] += 1
+                self.strikes[PAUSED] += 1
             else:
                 os.kill(worker, signal.SIGKILL)
                 self.strikes["worker killed"] += 1
@@ -229,29 +230,28 @@ def run(
 ) -> None:
     chance = random.Random(int(os.environ.get("GESSO_KILL_SEED", "0")))
     place = Place(folder, model, workers=workers, zygote=zygote, chance=chance)
-    keys = [str(number) for number in range(jobs)]
-    threads = [
-        threading.Thread(target=place.client, args=(f"client {number}", keys[number::clients]))
-        for number in range(clients)
-    ]
+    keys, threads = list[str](), list[threading.Thread]()
+
+    def send(count: int) -> None:
+        new = [str(len(keys) + number) for number in range(count)]
+        keys.extend(new)
+        for number in range(clients):
+            threads.append(threading.Thread(target=place.client, args=(f"client {number}", new[number::clients])))
+            threads[-1].start()
+
     place.start()
-    for thread in threads:
-        thread.start()
     try:
-        extra = jobs
-        while sum(place.strikes.values()) < kills:
+        send(jobs)
+        while (killed := place.strikes.total() - place.strikes[PAUSED]) < kills:
             time.sleep(0.05 * chance.random())
             counts = place.store.counts()
-            if sum(place.strikes.values()) % 50 == 49:
+            if killed % 50 == 49:
                 print(json.dumps({"strikes": place.strikes, "jobs": counts}), flush=True)
             if counts.get(JobStatus.RUNNING) or chance.random() < 0.01:
                 time.sleep(PACE * chance.random())  # while jobs are drawn, end, and others begin
                 place.strike(server_share=0.2, pause_share=pause_share)
             if not any(thread.is_alive() for thread in threads) and set(counts) <= {JobStatus.SUCCEEDED}:
-                more = [str(number) for number in range(extra, extra + 20)]  # all is drawn, and kills are left
-                keys, extra = keys + more, extra + 20
-                threads.append(threading.Thread(target=place.client, args=("client 0", more)))
-                threads[-1].start()
+                send(5 * clients)  # all is drawn, and kills are left
         for thread in threads:
             thread.join(120)
             assert not thread.is_alive(), "a client still waits for its answer"
@@ -299,7 +299,7 @@ def check(place: Place, keys: list[str]) -> None:
 
 
 def test_nothing_is_lost_when_processes_are_killed(tmp_path: Path, model: str, zygote: str) -> None:
-    run(tmp_path, model, kills=5, jobs=24, clients=4, workers=1, zygote=zygote)
+    run(tmp_path, model, kills=50, jobs=100, clients=8, workers=2, zygote=zygote)
 
 
 @pytest.mark.slow

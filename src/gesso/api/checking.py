@@ -159,13 +159,20 @@ class Checker:
         return found[0]
 
     def check(
-        self, model: str, values: Mapping[str, Any], front: FrontBody | None = None, *, seed: int | None = None
+        self,
+        model: str,
+        values: Mapping[str, Any],
+        front: FrontBody | None = None,
+        *,
+        seed: int | None = None,
+        empty_prompt: bool = False,
     ) -> Checked:
         """A request as it can be accepted.
 
         values  the JSON of a request; fields that have a default may be missing
         front   how its prompt is read
         seed    in place of a random one, where one has to be drawn now
+        empty_prompt  whether an empty prompt may be all that says what to draw
         Raises HttpError, whose field is of the request: width, loras[0].name.
         """
         entry, front = self.model(model), front or FrontBody()
@@ -180,7 +187,7 @@ class Checker:
             named = with_canonical_names(plain)
             resolved = resolve(named, defaults(named, facts), draw_seed=lambda: drawn)
             resolved = replace(resolved, num_images=opened.num_images(request), first_index=request.first_index)
-            self._check_words(resolved)
+            self._check_words(resolved, empty_prompt)
             self._check_files(resolved)
         except GessoError as error:
             refused = HttpError.of(error)
@@ -200,14 +207,15 @@ class Checker:
             dynamic=front.dynamic,
         )
 
-    def _check_words(self, request: ResolvedRequest) -> None:
+    def _check_words(self, request: ResolvedRequest, empty_prompt: bool) -> None:
         """The prompts can be read, and the LoRA that they name are there. Raises GessoError."""
         dialect = find_dialect(request.conventions.syntax)
         prompts = [request.prompt]
         dialect.parse_negative(request.negative_prompt)
         if request.hires is not None:
             prompts += [text for text in (request.hires.prompt,) if text]
-        if not request.prompt.strip() and request.source.image is None and not request.controls:
+        shown = request.source.image is not None or request.controls
+        if not (request.prompt.strip() or shown or empty_prompt):
             raise RequestError("prompt", "prompt is empty, and nothing else says what to draw")
         for prompt in prompts:
             for tag in dialect.parse(prompt).loras:

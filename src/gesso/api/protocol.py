@@ -12,13 +12,13 @@ The parser is llhttp, that of Node.js, through httptools: h11, in Python, took a
 import asyncio
 import logging
 import re
-import time
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gesso.api.problems import HttpError
+from gesso.serving.logs import NowAndThen
 
 MAX_UNSENT = 32 * 1024  # bytes that wait for a client to read, before an answer that streams waits too
 MAX_HEADER_BYTES = 32 * 1024  # request line and headers together
@@ -32,8 +32,6 @@ _REQUEST_LINE = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+ [!-~]+ http/1\.[01]")
 _AMBIGUOUS = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
-SAID_SECONDS = 10.0  # between two lines of the log about requests that are not valid HTTP
-
 log = logging.getLogger(__name__)
 
 
@@ -41,30 +39,12 @@ class EarlyError(Exception):
     """The next request came before the answer to the one before."""
 
 
-class Malformed:
-    """Tells the log of requests that are not valid HTTP, as scanners send them by the thousand: a line now and then."""
-
-    def __init__(self) -> None:
-        self._next, self._more = 0.0, 0
-
-    def tell(self, error: HttpError, client: tuple[str, int] | None) -> None:
-        """Of one, or count it."""
-        now = time.monotonic()
-        if now < self._next:
-            self._more += 1
-            return
-        more = f" ({self._more} more of that kind before)" if self._more else ""
-        self._next, self._more = now + SAID_SECONDS, 0
-        words = {"client": client[0] if client else None, "status": error.status}
-        log.info("refused: %s%s", error.detail, more, extra=words)
-
-
 class StrictProtocol(HttpToolsProtocol):
     """One connection."""
 
     header_timeout = 10.0
     write_timeout = 30.0  # in which a client has to take something of what was sent
-    malformed: "Malformed"
+    malformed: NowAndThen  # of requests that are not valid HTTP, as scanners send them by the thousand
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -193,7 +173,8 @@ class StrictProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if error.status != 408:  # an idle connection is no fault
-            self.malformed.tell(error, self.client)
+            client = self.client[0] if self.client else None
+            self.malformed.tell(f"refused: {error.detail}", client=client, status=error.status)
         body = error.response().body
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             status = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}[error.status]
@@ -249,4 +230,5 @@ def _is_other_upgrade(line: bytes) -> bool:
 
 def protocol(header_timeout: float) -> type[Any]:
     """The protocol of one server, with a deadline, for `uvicorn.Config(http=...)`."""
-    return type("Protocol", (StrictProtocol,), {"header_timeout": header_timeout, "malformed": Malformed()})
+    malformed = NowAndThen(log, logging.INFO)
+    return type("Protocol", (StrictProtocol,), {"header_timeout": header_timeout, "malformed": malformed})

@@ -114,8 +114,12 @@ def check(
     front: FrontBody,
     *,
     seed: int | None = None,
+    empty_prompt: bool = False,
 ) -> tuple[Checked, dict[str, str]]:
-    """A request with the pictures that it draws from, and these by their roles. Raises HttpError."""
+    """A request with the pictures that it draws from, and these by their roles. Raises HttpError.
+
+    seed, empty_prompt  see `Checker.check`
+    """
     named = _assets(assets)
     values = deepcopy(dict(request))
     digests = Digests(call.context.blobs)
@@ -127,7 +131,7 @@ def check(
             raise HttpError(400, "asset_missing", detail, field=f"assets.{role}", data={"value": id[:64]}) from None
         _fill_in(values, role, digests, upload.digest)
     try:
-        checked = call.context.checker.check(model, values, front, seed=seed)
+        checked = call.context.checker.check(model, values, front, seed=seed, empty_prompt=empty_prompt)
     except HttpError as error:
         if error.field not in (None, "model"):
             error.field = f"request.{error.field}"

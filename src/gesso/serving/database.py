@@ -33,6 +33,7 @@ from sqlalchemy.exc import (
 
 from gesso.errors import GessoError
 from gesso.extras import missing_extra
+from gesso.serving.logs import NowAndThen
 from gesso.serving.sync import DiskSync
 from gesso.serving.tables import REVISION
 
@@ -66,6 +67,7 @@ class Database:
         self._sync = DiskSync(Path(f"{self._url.database}-wal"), self._checkpoint) if self.is_sqlite else None
         self._watch_lock = Lock()
         self._watching: Connection | None = None
+        self._silence = NowAndThen(log, logging.WARNING)
         self._clock_name: str = ""
         self._clock: Callable[[], float] | None = None  # PostgreSQL has its own
         if self.is_sqlite:
@@ -193,7 +195,7 @@ class Database:
             except DBAPIError as error:
                 if time.monotonic() - begin > PATIENCE or not self._may_pass(error):
                     raise self._known(error) from error
-                log.warning("the database of the queue does not answer, trying again: %s", _reason(error))
+                self._silence.tell(f"the database of the queue does not answer, trying again: {_reason(error)}")
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
 

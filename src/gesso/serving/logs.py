@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from threading import Lock
 
 from gesso.errors import one_line
 
@@ -20,6 +21,7 @@ WORDS = (
     "job",
     "trace",
 )  # what a record may have besides
+SAID_SECONDS = 10.0  # between two lines of `NowAndThen`
 
 
 def know_no_threads() -> None:
@@ -47,6 +49,28 @@ def logged(as_json: bool) -> Iterator[None]:
         for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)
+
+
+class NowAndThen:
+    """Lines of one kind that may come by the thousand: one in some seconds is written, the others are counted.
+
+    Any thread may use it.
+    """
+
+    def __init__(self, log: logging.Logger, level: int) -> None:
+        self._log, self._level = log, level
+        self._next, self._more, self._lock = 0.0, 0, Lock()
+
+    def tell(self, message: str, **words: object) -> None:
+        """Write a line, or count it. words: what the record has besides, see `WORDS`."""
+        with self._lock:
+            now = time.monotonic()
+            if now < self._next:
+                self._more += 1
+                return
+            more = f" ({self._more} more of that kind before)" if self._more else ""
+            self._next, self._more = now + SAID_SECONDS, 0
+        self._log.log(self._level, "%s%s", message, more, extra=words)
 
 
 @lru_cache(maxsize=4)

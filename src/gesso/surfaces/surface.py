@@ -228,7 +228,7 @@ def accept(call: Call, wish: Wish) -> Job:
     """Check a wish whole and queue it as a job. Blocks. Raises HttpError, whose field is of the request."""
     assets = {role: keep(call, image, role).id for role, image in wish.pictures.items()}
     seed = open_seed(call.new_owner, wish.key)
-    checked, named = check(call, wish.model, wish.request, assets, FrontBody(), seed=seed)
+    checked, named = check(call, wish.model, wish.request, assets, FrontBody(), seed=seed, empty_prompt=True)
     work = Work(model=checked.entry.name, request=checked.request.to_dict(), assets=named, output=dict(wish.output))
     new = NewJob(owner=call.new_owner, work=work, idempotency_key=wish.key, metadata=dict(wish.metadata))
     ((job, _),) = submit(call, [new])

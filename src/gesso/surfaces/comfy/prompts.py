@@ -259,7 +259,7 @@ def _new_job(
         work = Work(kind="upscale", model=order.model, request=dict(order.values), assets=assets)
         return _job_of(call.new_owner, work, about, front=front)
     try:
-        fine, named = check(call, order.model, order.values, assets, FrontBody())
+        fine, named = check(call, order.model, order.values, assets, FrontBody(), empty_prompt=True)
     except HttpError as error:
         if error.status != 400:
             raise
