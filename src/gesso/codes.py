@@ -161,6 +161,7 @@ NOTICES: Mapping[str, str] = {
     "template_drawn": "The prompt was drawn from a template with wildcards or choices; the text has both.",
     "template_as_text": "Wildcards or choices in the prompt are read as text, since they are switched off.",
     "wildcard_unchanged": "A wildcard is unknown or refers to itself, and was left unchanged.",
+    "brace_as_text": "A brace of a wildcard has no other half, and is left as text.",
     "wildcard_at_random": "A wildcard asks for all its options or for one after the other; they are drawn at random.",
     "wildcard_skipped": "An entry of a wildcard file is no text, and is ignored.",
     # Adapters.

@@ -196,3 +196,16 @@ def test_an_escaped_text_is_itself(text):
     assert found.draws == 0
     (entry,) = parse_prompt(found.text).plan(1)
     assert "".join(piece.text for piece in entry.prompts[0].pieces) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "place"), [("a {red|blue car", 3), ("a red} car", 6), ("${x=a} {x|{b|c} d", 8), ("%{a", 2)]
+)
+def test_a_brace_without_its_other_half_is_told(text: str, place: int) -> None:
+    (notice,) = expand(text, {}, seed=1).notices
+    assert (notice.code, notice.data) == ("brace_as_text", {"at": place})
+
+
+@pytest.mark.parametrize("text", [r"a \{red car", "{a|b} c", "# {\na", "${x={a|b}}${x}"])
+def test_whole_braces_are_not_told(text: str) -> None:
+    assert expand(text, {}, seed=1).notices == ()

@@ -57,7 +57,7 @@ class Expansion:
     """A prompt without wildcards.
 
     draws    how many were made; 0: all pictures have this text
-    notices  lists that are not known or lead back to themselves
+    notices  lists that are not known or lead back to themselves, and braces without their other half
     """
 
     text: str
@@ -177,8 +177,9 @@ def expand(text: str, lists: Mapping[str, Sequence[str]], *, seed: int, index: i
     """
     check_prompt(text)
     parts = _parse(text)
+    lone = tuple(_lone_braces(text))
     if not _pairs(text) and all(isinstance(part, str) for part in parts):
-        return Expansion(text, 0)
+        return Expansion(text, 0, lone)
     writer = _Writer(lists, Draws(seed, index), _MAX_NESTED)
     try:
         writer.write(parts)
@@ -187,7 +188,7 @@ def expand(text: str, lists: Mapping[str, Sequence[str]], *, seed: int, index: i
             raise
         writer = _Writer(lists, Draws(seed, index), 1)  # a list that never ends: without itself
         writer.write(parts)
-    return Expansion("".join(writer.texts), writer.draws.count, tuple(dict.fromkeys(writer.notices)))
+    return Expansion("".join(writer.texts), writer.draws.count, (*lone, *dict.fromkeys(writer.notices)))
 
 
 def parse_list(text: str) -> tuple[str, ...]:
@@ -575,3 +576,19 @@ def _pairs(text: str) -> dict[int, int]:
         elif match[0] == "}" and opened:
             pairs[opened.pop()] = match.start()
     return pairs
+
+
+def _lone_braces(text: str) -> Iterator[Notice]:
+    """A notice about the first brace that has no other half, where there is one."""
+    pairs = _pairs(text)
+    halves = pairs.keys() | pairs.values()
+    for match in _SIGN.finditer(text):
+        if match[0] in (*_OPENING, "}") and match.end() - 1 not in halves:
+            sign, other = ("{", "}") if match[0] in _OPENING else ("}", "{")
+            yield Notice(
+                f"{sign} at character {match.end()} has no {other} and was left as text; add {other}, or write "
+                f"\\{sign} for the sign itself",
+                code="brace_as_text",
+                data={"at": match.end()},
+            )
+            return
