@@ -140,6 +140,7 @@ class ServeSettings:
     log_format: Annotated[
         LogFormat, _about("Webhooks and logs", "Format of the log: text, or a JSON object a line.")
     ] = "text"
+    log_prompts: Annotated[bool, _about("Webhooks and logs", "Write the prompts of jobs into the log.")] = False
     traces: Annotated[
         str | None,
         _about(
