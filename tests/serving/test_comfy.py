@@ -460,6 +460,26 @@ def test_what_is_no_prompt_is_refused(made: Context, asking: TestClient, body: A
     assert made.store.counts() == {}
 
 
+@pytest.mark.parametrize("key", ["prompt", "workflow", None])
+def test_what_the_editor_saves_is_told_how_to_be_exported(made: Context, asking: TestClient, key: str | None) -> None:
+    """The file workflow.json of ComfyUI, also where it is sent as the whole body."""
+    saved = {"last_node_id": 1, "nodes": [{"id": 1, "type": "KSampler", "widgets_values": [7]}], "links": []}
+    body = saved if key is None else {key: saved}
+    if key != "workflow":
+        error = error_of(asking.post("/prompt", json=body))
+        assert error["type"] == "invalid_prompt" and "Export (API)" in error["details"]
+    if key != "prompt":
+        refused = asking.post("/api/v2/jobs", json=body)
+        assert refused.status_code == 422 and refused.json()["error"]["code"] == "workflow_format_ui"
+        assert "Export (API)" in refused.json()["error"]["message"]
+    assert made.store.counts() == {}
+
+
+def test_a_graph_without_its_envelope_is_told_what_is_expected(asking: TestClient) -> None:
+    assert '{"prompt": ...}' in error_of(asking.post("/prompt", json=graphs.text_to_image()))["details"]
+    assert '{"workflow": ...}' in asking.post("/api/v2/jobs", json=graphs.text_to_image()).json()["error"]["message"]
+
+
 def test_a_prompt_may_have_no_words(made: Context, asking: TestClient) -> None:
     graph = graphs.text_to_image()
     graph["6"]["inputs"]["text"] = ""

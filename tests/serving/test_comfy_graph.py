@@ -135,7 +135,7 @@ def without(graph: Graph, *nodes: str) -> Graph:
 
 def test_a_workflow_of_the_editor_is_told_from_one_of_the_api() -> None:
     found = refused({"nodes": [], "links": [], "version": 0.4})
-    assert found["error"]["type"] == "invalid_prompt" and "format of the API" in found["error"]["details"]
+    assert found["error"]["type"] == "invalid_prompt" and "Export (API)" in found["error"]["details"]
 
 
 def test_the_first_graph_is_one_request() -> None:

@@ -170,11 +170,14 @@ def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
     Image.radial_gradient("L").save("photo.jpg")
     page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
     found = re.findall(r"^```(python|sh)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert [kind for kind, text in found if kind == "python" or "curl" in text] == ["sh", "python", "sh", "sh", "sh"]
+    kinds = [kind for kind, text in found if kind == "python" or "curl" in text]
+    assert kinds == ["sh", "python", "sh", "sh", "sh", "python"]
     with serving(tmp_path) as (asking, _):
         variables: dict[str, str] = {}
         for kind, text in found:
             text = text.replace("http://127.0.0.1:7860", str(asking.base_url).rstrip("/"))
+            if kind == "python" and "httpx" not in text:
+                continue  # the check of signatures, see test_security
             if kind == "python":
                 names: dict[str, Any] = {"print": lambda *_: None}
                 exec(compile(text, "docs/serving.md", "exec"), names)

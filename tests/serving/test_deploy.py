@@ -34,6 +34,14 @@ def compose() -> dict[str, Any]:
     return read
 
 
+def test_no_page_installs_by_a_name_that_is_another_projects() -> None:
+    """A stranger's package on PyPI is called gesso too: whoever typed `pip install 'gesso[serve]'` as root got that."""
+    told = re.compile(r"\b(pip|pipx|uv)\b[^\n`]*\binstall\b[^\n`]*[ '\"]gesso(?=[\['\"\s`<>=]|$)", re.MULTILINE)
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *DEPLOY.iterdir()]
+    for page in (page for page in pages if page.is_file() and page.suffix != ".json"):
+        assert not told.search(page.read_text(encoding="utf-8")), page.name
+
+
 # ---- systemd ---------------------------------------------------------------------------------------------------------
 
 

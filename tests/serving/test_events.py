@@ -84,6 +84,8 @@ def test_a_job_is_watched_from_its_beginning_to_its_end(made: Context, asking: h
     assert [data["content_type"] for _, kind, data in seen if kind == "preview"] == ["image/jpeg"] * 3
     (output,) = (data for _, kind, data in seen if kind == "output")
     assert asking.get(output["url"]).status_code == 200 and output["width"] == 16
+    (shown,) = asking.get(f"/v1/jobs/{job}").json()["outputs"]
+    assert shown == output | {"notices": shown["notices"]}, "in the words of the job itself"
     assert [data["code"] for _, kind, data in seen if kind == "notice"] == ["size_not_native"]
 
 

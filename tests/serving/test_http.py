@@ -355,6 +355,7 @@ def test_too_many_requests_are_told_to_wait(tmp_path: Path) -> None:
         answers = [asking.get("/v1/schedules") for _ in range(15)]
         refused = [answer for answer in answers if answer.status_code == 429]
         assert len(refused) >= 4 and int(refused[0].headers["retry-after"]) == 1
+        assert "more than 60 requests a minute, or 10 at once" in refused[0].json()["detail"]
         assert asking.get("/healthz").status_code == 200, "somebody who asks too often does not make a server look dead"
 
 

@@ -1,5 +1,6 @@
 """Keys: who may use what, and that nobody sees, changes or counts what is another's."""
 
+import base64
 import json
 import sqlite3
 import stat
@@ -7,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -216,6 +218,39 @@ def test_what_is_anothers_is_not_there(tmp_path: Path) -> None:
 
 
 OWNERS = (("anna", ("read", "draw")), ("ben", ("read", "draw")), ("admin", ("admin",)))
+
+
+def test_cursors_tell_nothing_of_how_much_others_draw(tmp_path: Path) -> None:
+    with context(tmp_path) as made, client(made) as asking:
+        ann, ben = ({"Authorization": f"Bearer {made.keys.add(name)[1]}"} for name in ("ann", "ben"))
+
+        def draw(who: dict[str, str]) -> None:
+            assert asking.post("/v1/jobs", json=CAR, headers=who).status_code == 202
+            finish(made, lease(made))
+
+        def page(path: str, **query: Any) -> dict[str, Any]:
+            answer = asking.get(path, params={"limit": 1, **query}, headers=ann)
+            assert answer.status_code == 200, answer.text
+            found: dict[str, Any] = answer.json()
+            return found
+
+        for who in (ann, ben, ann):
+            draw(who)
+        before = page("/v1/images")
+        for _ in range(3):
+            draw(ben)
+        assert page("/v1/images") == before
+        draw(ann)
+        cursors = {page("/v1/images")["next_cursor"], page("/v1/jobs")["next_cursor"], before["top"]}
+        assert len(cursors) == 3 and len({len(one) for one in cursors}) == 1
+        for cursor in cursors:
+            plain = base64.urlsafe_b64decode(cursor + "==")
+            assert b"jobs" not in plain and b"pictures" not in plain
+        following = page("/v1/images", cursor=before["next_cursor"])
+        assert len(following["images"]) == 1 and following["next_cursor"] is None
+        for wrong in (before["top"][:-1], before["top"][:9] + "AA" + before["top"][11:], before["top"] + "AAAA"):
+            problem(asking.get("/v1/images", params={"cursor": wrong}, headers=ann), 400, "invalid_value", "cursor")
+        problem(asking.get("/v1/jobs", params={"cursor": before["top"]}, headers=ann), 400, "invalid_value", "cursor")
 
 
 def test_keys_have_limits_of_their_own(tmp_path: Path) -> None:

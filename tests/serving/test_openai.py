@@ -709,6 +709,13 @@ def test_edit_with_a_mask_changes_what_is_clear_alone(drawing: openai.OpenAI) ->
     right, left = (96, 0, 128, 128), (0, 0, 48, 128)
     assert found.crop(right).tobytes() == image.crop(right).tobytes()
     assert found.crop(left).tobytes() != image.crop(left).tobytes()
+    assert found.crop((64, 0, 96, 128)).tobytes() != image.crop((64, 0, 96, 128)).tobytes(), "a soft edge"
+    answer = drawing.images.edit(
+        image=png(image), mask=png(mask), prompt="a red car", size="128x128", extra_body={**SMALL, "mask_blur": 0}
+    )
+    assert answer.data is not None
+    found = image_of(answer.data[0].b64_json)
+    assert found.crop((64, 0, 128, 128)).tobytes() == image.crop((64, 0, 128, 128)).tobytes(), "a hard one"
 
 
 def test_edit_with_a_control_image_streamed(drawing: openai.OpenAI) -> None:
@@ -737,7 +744,9 @@ def test_edit_by_json(drawing: openai.OpenAI) -> None:
     refused = httpx.post(f"{drawing.base_url}images/edits", files={"picture": png(IMAGE)}, data={"prompt": "x"})
     assert refused.status_code == 400 and refused.json()["error"]["param"] == "picture"
     refused = httpx.post(f"{drawing.base_url}images/edits", files={"image": b"GIF89a"}, data={"prompt": "x"})
-    assert refused.status_code == 415 and refused.json()["error"]["param"] == "image"
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "image"
+    with pytest.raises(openai.BadRequestError, match="expected a PNG, JPEG or WebP picture"):
+        drawing.images.edit(image=("a.png", b"GIF89a"), prompt="x")
 
 
 def test_variation(drawing: openai.OpenAI) -> None:

@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
 
 from gesso.api.openapi import TAGS, document
 from gesso.api.problems import STATUSES
+from gesso.api.webhooks import content_of
 from gesso.server.app import bare_app
 from gesso.server.reference import text
 from serving.served import CAR, PNG, client, context, drawn
@@ -100,6 +101,19 @@ def test_examples_are_what_the_schemas_allow(tmp_path: Path) -> None:
                 path, example = _real(path, content["example"], made, asking)
                 answer = asking.request(method.upper(), path, json=example)
                 assert answer.status_code in (200, 201, 202), answer.text
+
+
+def test_what_a_webhook_is_told_is_what_the_document_says(tmp_path: Path) -> None:
+    (hook,) = DOCUMENT["webhooks"].values()
+    name = hook["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    schema = DOCUMENT["components"]["schemas"][name]
+    validator = jsonschema.Draft202012Validator(schema | {"components": DOCUMENT["components"]})
+    validator.validate(schema["examples"][0])
+    with context(tmp_path) as made, client(made) as asking:
+        job, _ = drawn(made, asking)
+        told = json.loads(json.dumps(content_of(job)))
+    validator.validate(told)
+    assert told["type"] == "job.succeeded" and told["data"].keys() == schema["properties"]["data"]["properties"].keys()
 
 
 def _real(path: str, example: dict[str, Any], made: Any, asking: Any) -> tuple[str, dict[str, Any]]:

@@ -27,6 +27,7 @@ from gesso.api.webhooks import PAUSES, Webhooks
 from gesso.api.webhooks import post as send
 from gesso.errors import GessoError
 from gesso.serving.jobs import JobStatus
+from gesso.serving.logs import LogLines
 from serving.served import CAR, client, context, drawn, finish, lease, problem, server
 
 
@@ -427,6 +428,15 @@ def test_logs_hold_neither_prompts_nor_keys(tmp_path: Path, caplog: pytest.LogCa
         assert word not in logged
 
 
+def test_logs_hold_prompts_where_that_is_switched_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One line each, whatever stands in them."""
+    with context(tmp_path, log_prompts=True) as made, client(made) as asking, caplog.at_level(logging.INFO):
+        assert asking.post("/v1/jobs", json={"request": {"prompt": 'a "garden"\n\x1b[31m'}}).status_code == 202
+    (record,) = (record for record in caplog.records if record.getMessage() == "job accepted")
+    assert LogLines(as_json=False).format(record).endswith('prompt="a \\"garden\\"\\n\\u001b[31m"')
+    assert json.loads(LogLines(as_json=True).format(record))["prompt"] == 'a "garden"\n\x1b[31m'
+
+
 # ---- A6, A16: webhooks -----------------------------------------------------------------------------------------------
 
 PRIVATE = [
@@ -653,6 +663,8 @@ def test_secrets_of_webhooks_are_checked(asking: TestClient, secret: Any) -> Non
     body = CAR | {"webhook": {"url": "https://example.org/", "secret": secret}}
     answer = asking.post("/v1/jobs", json=body)
     assert answer.status_code == 400 and answer.json()["field"] == "webhook.secret", answer.text
+    if secret == "short":
+        assert answer.json()["detail"] == "webhook.secret has 5 characters, expected 16 to 256"
 
 
 def test_signatures_are_those_of_standard_webhooks() -> None:
@@ -662,6 +674,30 @@ def test_signatures_are_those_of_standard_webhooks() -> None:
     assert signature(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body) == (
         "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
     )
+
+
+@pytest.mark.parametrize("secret", ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "a secret of plain text"])
+def test_the_check_of_signatures_on_the_page_takes_what_is_sent_and_nothing_else(secret: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (code,) = (text for text in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL) if "hmac" in text)
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/serving.md", "exec"), names)
+    is_from_gesso, body, now = names["is_from_gesso"], b'{"type":"job.succeeded"}', int(time.time())
+
+    def headers(at: int) -> dict[str, str]:
+        return {
+            "webhook-id": "msg_1",
+            "webhook-timestamp": str(at),
+            "webhook-signature": signature(secret, "msg_1", at, body),
+        }
+
+    good = headers(now)
+    assert is_from_gesso(secret, good, body)
+    assert not is_from_gesso(secret, good, body + b" ")
+    assert not is_from_gesso(secret + "BBBB", good, body)
+    assert not is_from_gesso(secret, good | {"webhook-id": "msg_2"}, body)
+    assert not is_from_gesso(secret, good | {"webhook-timestamp": str(now + 1)}, body)
+    assert not is_from_gesso(secret, headers(now - 3600), body), "an old delivery, played back"
 
 
 # ---- names that are programs -----------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -116,3 +118,36 @@ def test_what_is_no_form_is_refused(
     answer = asking.post(path, content=body, headers={"Content-Type": kind})
     assert answer.status_code in statuses, (answer.status_code, answer.text[:300])
     assert kept(made) == before
+
+
+# Pillow has its pictures in pieces of 16 MiB: the first that is freed tells glibc to take the next ones from where what
+# stays lies above them.
+GIVING_BACK = """
+import sys
+from pathlib import Path
+from PIL import Image
+
+def resident():  # MiB
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+if sys.argv[1] == "server":
+    from gesso.server.run import give_memory_back
+    give_memory_back()
+Image.new("RGB", (2048, 2048))
+before = resident()
+picture = Image.new("RGB", (8000, 8000))
+stays = [bytes(3000) for _ in range(1000)]
+del picture
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator is that of glibc")
+def test_what_a_large_picture_took_goes_back() -> None:
+    def left(kind: str) -> float:
+        words = [sys.executable, "-c", GIVING_BACK, kind]
+        return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+    if left("plain") < 100:
+        pytest.skip("this allocator gives memory back by itself")
+    assert left("server") < 20

@@ -12,6 +12,7 @@ from fastapi import Depends, Query, Response
 
 from gesso.api.bodies import json_body
 from gesso.api.context import Call, Calling
+from gesso.api.cursors import opened, sealed
 from gesso.api.operations import Routes, operation
 from gesso.api.problems import HttpError, JsonAnswer, not_found
 from gesso.api.schemas import MAX_BATCH, BatchBody, BatchList, BatchResource, JobBody, at
@@ -100,11 +101,13 @@ def list_batches(
     cursor: Annotated[str | None, Query(max_length=255, description="next_cursor of the page before.")] = None,
 ) -> Response:
     """Your batches, page by page, each with what its first job asks for; with the scope admin, everybody's."""
+    folder = call.context.settings.folder
     try:
-        found, following = call.context.store.list_batches(owner=call.owner, limit=limit, cursor=cursor)
+        store, before = call.context.store, opened(folder, cursor)
+        found, following = store.list_batches(owner=call.owner, limit=limit, cursor=before)
     except GessoError as error:
         raise refused(error) from None
-    return JsonAnswer({"batches": [_summary(batch) for batch in found], "next_cursor": following})
+    return JsonAnswer({"batches": [_summary(batch) for batch in found], "next_cursor": sealed(folder, following)})
 
 
 @operation(

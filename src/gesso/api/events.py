@@ -21,6 +21,7 @@ from gesso.api.context import Call, Calling, Context
 from gesso.api.jobs import job_of
 from gesso.api.operations import Media, Routes, operation
 from gesso.api.problems import HttpError
+from gesso.api.schemas import picture_told
 from gesso.errors import GessoError
 from gesso.serving.jobs import Job, JobEvent, JobStatus
 from gesso.serving.tables import jobs
@@ -219,8 +220,8 @@ async def stream_events(
     last_event_id: Annotated[str | None, Header(description="Number of the last event that you saw.")] = None,
 ) -> Response:
     """Server-sent events: `status` {status, queue_position}, `progress`, `preview` {content_type, data_base64},
-    `output` {id, url, ...}, `notice`. The stream ends after the final status. The job itself is always the truth;
-    polling it shows the same."""
+    `output` (a picture as it stands in the job, without its notices), `notice`. The stream ends after the final
+    status. The job itself is always the truth; polling it shows the same."""
     job = await run_in_threadpool(job_of, call, id)
     last = _number(last_event_id)
     if job.status.is_final:
@@ -333,9 +334,7 @@ async def gone(receive: "Receive") -> None:
 
 def as_text(event: JobEvent) -> str:
     """An event on the wire. JSON has no bare line ends, so it is one line of data."""
-    data = dict(event.data)
-    if event.type == "output":
-        data |= {"url": f"/v1/images/{data.get('id')}", "metadata_url": f"/v1/images/{data.get('id')}/metadata"}
+    data = picture_told(event.data) if event.type == "output" else dict(event.data)
     data.pop("path", None)
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return f"id: {event.number}\nevent: {event.type}\ndata: {text}\n\n"

@@ -14,6 +14,7 @@ from starlette.responses import StreamingResponse
 from gesso.api.assets import kept_upload
 from gesso.api.bodies import json_body
 from gesso.api.context import Call, Calling, is_id
+from gesso.api.cursors import opened, sealed
 from gesso.api.files import ENDINGS, POLICY
 from gesso.api.gallery_schemas import (
     ArchiveBody,
@@ -73,6 +74,7 @@ def list_images(
     cursor: Annotated[str | None, Query(max_length=255, description="next_cursor, or top, of a page before.")] = None,
 ) -> Response:
     """Your pictures, page by page; with the scope admin, everybody's. `top` and `skip` lead to any part of the list."""
+    folder = call.context.settings.folder
     try:
         wanted = Filter(
             owner=call.owner,
@@ -84,10 +86,10 @@ def list_images(
             job=job,
             batch=batch,
         )
-        page = call.context.gallery.list(wanted, limit=limit, skip=skip, cursor=cursor)
+        page = call.context.gallery.list(wanted, limit=limit, skip=skip, cursor=opened(folder, cursor))
     except GessoError as error:
         raise refused(error) from None
-    return JsonAnswer(page_json(page))
+    return JsonAnswer(page_json(page) | {"next_cursor": sealed(folder, page.cursor), "top": sealed(folder, page.top)})
 
 
 @operation(

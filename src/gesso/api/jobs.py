@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from gesso.api.bodies import json_body
 from gesso.api.context import Call, Calling, found
+from gesso.api.cursors import opened, sealed
 from gesso.api.operations import Routes, operation
 from gesso.api.problems import JsonAnswer
 from gesso.api.schemas import JobBody, JobList, JobResource, Status, job_json
@@ -104,11 +105,12 @@ def list_jobs(
             statuses=[JobStatus(one) for one in status or ()],
             batch=batch,
             limit=limit,
-            cursor=cursor,
+            cursor=opened(call.context.settings.folder, cursor),
         )
     except GessoError as error:
         raise refused(error) from None
-    return JsonAnswer({"jobs": [job_json(job) for job in page.jobs], "next_cursor": page.cursor})
+    following = sealed(call.context.settings.folder, page.cursor)
+    return JsonAnswer({"jobs": [job_json(job) for job in page.jobs], "next_cursor": following})
 
 
 @operation(router, "GET", "/v1/jobs/{id}", id="getJob", rule="read", tag=TAG, summary="One job", answer=JobResource)

@@ -32,10 +32,10 @@ class Buckets:
     def wait(self, name: str, a_minute: int, most: float | None = None, cost: float = 1.0) -> float:
         """Take a token. -> 0.0, or the seconds until there is one again.
 
-        most  that a bucket holds; None: ten seconds' worth
+        most  that a bucket holds; None: `at_once`
         cost  how many tokens are taken
         """
-        most = max(1.0, a_minute / 6) if most is None else most
+        most = at_once(a_minute) if most is None else most
         with self._lock:
             now = self._clock()
             bucket = self._buckets.pop(name, None) or _Bucket(most, now)
@@ -53,7 +53,12 @@ class Buckets:
         """Take a token, or as much of one as a request costs. Raises HttpError (429) where there is none."""
         seconds = self.wait(name, a_minute, cost=cost)
         if seconds:
-            raise too_often(seconds, f"more than {a_minute} requests a minute")
+            raise too_often(seconds, f"more than {a_minute} requests a minute, or {at_once(a_minute):.0f} at once")
+
+
+def at_once(a_minute: int) -> float:
+    """How many requests may come one after the other: ten seconds' worth."""
+    return max(1.0, a_minute / 6)
 
 
 def too_often(seconds: float, why: str) -> HttpError:

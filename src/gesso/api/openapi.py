@@ -4,6 +4,7 @@ python -m gesso.api.openapi >docs/openapi.json
 """
 
 import json
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from gesso.api import gallery_schemas, reading, schemas, taking_in, words
 from gesso.api.problems import MEDIA_TYPE
 from gesso.request.json_schema import request_schema
 from gesso.request.typed import types_of
+from gesso.serving.jobs import JobStatus
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -121,6 +123,26 @@ PLAN = {
     "notes": [],
 }
 _REF = "#/components/schemas/{name}"
+JOB_ENDED = {
+    "operationId": "jobEnded",
+    "tags": ["Jobs"],
+    "summary": "A job is final",
+    "description": "Sent to the `webhook` of a job, signed as Standard Webhooks has it. Answer 2xx; anything else is "
+    "tried again for a day, and 410 ends it. It may come twice, with the same `webhook-id`.",
+    "parameters": [
+        {"name": name, "in": "header", "required": True, "description": words, "schema": {"type": "string"}}
+        for name, words in {
+            "webhook-id": "Of the delivery; the same each time that it is tried.",
+            "webhook-timestamp": "When it was sent, in seconds since 1970. Refuse what is older than five minutes.",
+            "webhook-signature": "v1, and the HMAC-SHA256 of id, timestamp and body, joined by dots, in Base64.",
+        }.items()
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": _REF.format(name="JobEnd")}}},
+    },
+    "responses": {"2XX": {"description": "Received."}, "410": {"description": "Do not tell it again."}},
+}
 
 
 def document(app: "FastAPI") -> dict[str, Any]:
@@ -136,6 +158,7 @@ def document(app: "FastAPI") -> dict[str, Any]:
         tags=[{"name": name, "description": text} for name, text in TAGS.items()],
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
+    made["webhooks"] = {"jobEnded": {"post": deepcopy(JOB_ENDED)}}
     made["components"] = {
         "schemas": _schemas(),
         "securitySchemes": {
@@ -183,6 +206,7 @@ def _schemas() -> dict[str, Any]:
     made["Problem"]["examples"] = [PROBLEM]
     made["JobResource"]["examples"] = [JOB]
     made["Plan"]["examples"] = [PLAN]
+    made["JobEnd"] = _job_end(made["JobResource"])
     request, parts = _request()
     made |= parts | {"Request": request}
     for name in ("JobBody", "PlanBody"):
@@ -195,6 +219,28 @@ def _schemas() -> dict[str, Any]:
         for one in made[name]["properties"]["batch"]["anyOf"]:
             one |= {"minLength": 1, "maxLength": 255} if one.get("type") == "string" else {}
     return made
+
+
+def _job_end(job: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of what a webhook is told, from that of a job."""
+    data = deepcopy(dict(job))
+    del data["properties"]["request"]
+    data["required"] = [name for name in data["required"] if name != "request"]
+    shown = {key: value for key, value in JOB.items() if key != "request"}
+    data |= {"title": "JobEndData", "examples": [shown]}
+    types = [f"job.{status}" for status in JobStatus if status.is_final]
+    return {
+        "title": "JobEnd",
+        "description": "The final state of a job, as a webhook is told it: the job without its request.",
+        "type": "object",
+        "required": ["type", "timestamp", "data"],
+        "properties": {
+            "type": {"enum": types},
+            "timestamp": {"type": "string", "format": "date-time"},
+            "data": data,
+        },
+        "examples": [{"type": "job.succeeded", "timestamp": JOB["completed_at"], "data": shown}],
+    }
 
 
 def _request() -> tuple[dict[str, Any], dict[str, Any]]:

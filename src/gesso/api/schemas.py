@@ -522,21 +522,23 @@ def _error(error: Mapping[str, Any]) -> dict[str, Any]:
 
 def picture_json(output: Output) -> dict[str, Any]:
     """A finished picture as the API shows it, without its recipe."""
-    own = f"/v1/images/{output.id}"
+    told = {name: getattr(output, name) for name in _TOLD}
+    return picture_told(told) | {"notices": [_notice(one) for one in output.notices]}
+
+
+def picture_told(picture: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without its notices, as an event tells it.  picture: what the queue keeps of it"""
+    own = f"/v1/images/{picture['id']}"
     return {
-        "id": output.id,
-        "index": output.index,
+        **{("size_bytes" if name == "nbytes" else name): picture[name] for name in _TOLD if name != "digest"},
         "type": "image",
-        "content_type": output.content_type,
-        "size_bytes": output.nbytes,
-        "width": output.width,
-        "height": output.height,
-        "hash": f"sha256:{output.digest}",
-        "seed": output.seed,
-        "notices": [_notice(one) for one in output.notices],
+        "hash": f"sha256:{picture['digest']}",
         "url": own,
         "metadata_url": f"{own}/metadata",
     }
+
+
+_TOLD = ("id", "index", "content_type", "nbytes", "width", "height", "digest", "seed")
 
 
 def _notice(notice: Mapping[str, Any]) -> dict[str, Any]:

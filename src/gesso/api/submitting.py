@@ -257,6 +257,8 @@ def _accepted(wishes: Sequence[tuple[Call, list[NewJob]]]) -> list[list[tuple[Jo
                 context.metrics.accepted.labels(job.work.model).inc()
                 words: dict[str, Any] = {"request_id": origin["request_id"], "job": job.id, "key": job.owner}
                 words["trace"] = trace_id(origin.get("traceparent"))
+                if context.settings.log_prompts:
+                    words["prompt"] = job.work.request.get("prompt")
                 log.info("job accepted", extra=words)
         told.append(answer)
     return told

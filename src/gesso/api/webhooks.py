@@ -23,7 +23,7 @@ from gesso.api.metrics import Metrics
 from gesso.api.schemas import at, job_json
 from gesso.api.signing import signature
 from gesso.errors import GessoError
-from gesso.serving.jobs import Webhook
+from gesso.serving.jobs import Job, Webhook
 from gesso.serving.settings import Webhooks as Policy
 from gesso.serving.store import JobStore
 
@@ -102,9 +102,7 @@ class Webhooks:
         except GessoError:
             return "forgotten"
         url, secret = str(hook.target.get("url", "")), str(hook.target.get("secret", ""))
-        data = {key: value for key, value in job_json(job).items() if key != "request"}
-        content = {"type": f"job.{job.status}", "timestamp": at(job.completed_at), "data": data}
-        body = json.dumps(content, separators=(",", ":")).encode()
+        body = json.dumps(content_of(job), separators=(",", ":")).encode()
         ident, now = f"msg_{job.id}", int(time.time())
         headers = {
             "Content-Type": "application/json",
@@ -124,6 +122,12 @@ class Webhooks:
         if status == 410:
             return "gone"
         return "told" if 200 <= status < 300 else "failed"
+
+
+def content_of(job: Job) -> dict[str, Any]:
+    """What a webhook is told of a final job: all that its client sees of it but the request, which may be private."""
+    data = {key: value for key, value in job_json(job).items() if key != "request"}
+    return {"type": f"job.{job.status}", "timestamp": at(job.completed_at), "data": data}
 
 
 def post(address: Address, ip: str, body: bytes, headers: dict[str, str]) -> int:

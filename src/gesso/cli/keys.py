@@ -60,7 +60,13 @@ def add(
     ] = None,
     rate: Annotated[
         int | None,
-        typer.Option("--rate", min=1, max=10**6, help="Requests a minute.", show_default="the server's limit"),
+        typer.Option(
+            "--rate",
+            min=1,
+            max=10**6,
+            help="Requests a minute; a sixth may come at once.",
+            show_default="the server's limit",
+        ),
     ] = None,
     days: Annotated[
         float | None,

@@ -255,8 +255,9 @@ def _words(path: str, kind: inspect.Type, value: Any, highest: Any) -> tuple[str
         case inspect.StrType() if kind.pattern is not None:
             expected = "the 64 digits of a SHA-256"
         case inspect.StrType() if isinstance(value, str) and value:
-            data = {"length": len(value), "high": kind.max_length}
-            return f"{path} has {len(value)} characters, expected at most {kind.max_length}", data
+            bounds = f"at most {kind.max_length}" if not kind.min_length else f"{kind.min_length} to {kind.max_length}"
+            data = {"length": len(value), "low": kind.min_length or 0, "high": kind.max_length}
+            return f"{path} has {len(value)} characters, expected {bounds}", data
         case inspect.StrType():
             expected = "text"
         case inspect.TupleType():

@@ -30,13 +30,15 @@ from gesso.errors import GessoError
 from gesso.files import atomic_file, hidden_name, sync_folder
 from gesso.serving.blobs import BlobStore
 from gesso.serving.database import Database
+from gesso.serving.keys import SECRET_FILE
+from gesso.serving.secret_file import LINK_FILE
 from gesso.serving.settings import ServeSettings
 from gesso.serving.storage import Blobs, open_blobs
 from gesso.serving.store import JobStore
 from gesso.serving.tables import REVISION, job_uploads, jobs, outputs, uploads
 
 ABOUT, FILE, DUMP, PICTURES = "backup.json", "queue.sqlite3", "queue.dump", "blobs"
-SECRETS = ("secret", "link-secret")
+SECRETS = (SECRET_FILE, LINK_FILE)
 _STEP_PAGES = 1024  # that SQLite copies before it lets others write
 _LOST = ("missing", "damaged")
 

@@ -166,8 +166,10 @@ class Gallery:
             numbers = list(connection.scalars(part.limit(limit + 1).offset(skip)))
             more = len(numbers) > limit
             numbers = numbers[:limit]
-            newest = connection.execute(select(func.max(pictures.c.number))).scalar_one()
-            top = below if below is not None else (newest or 0) + 1
+            top = below
+            if top is None:  # of this list alone: the newest picture of all would tell what others draw
+                newest = select(func.max(pictures.c.number)).where(*conditions)
+                top = (numbers[0] if numbers and not skip else connection.execute(newest).scalar_one() or 0) + 1
             return GalleryPage(
                 pictures=_found(connection, numbers),
                 total=total,

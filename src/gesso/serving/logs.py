@@ -20,6 +20,7 @@ WORDS = (
     "key",
     "job",
     "trace",
+    "prompt",
 )  # what a record may have besides
 SAID_SECONDS = 10.0  # between two lines of `NowAndThen`
 
@@ -93,5 +94,5 @@ class LogLines(logging.Formatter):
         if self.as_json:
             values = {"time": at, "level": record.levelname.lower(), "logger": record.name, "message": message, **words}
             return json.dumps(values | ({"traceback": trace} if trace else {}))
-        told = " ".join(f"{name}={value}" for name, value in words.items())
+        told = " ".join(f"{name}={json.dumps(value) if name == 'prompt' else value}" for name, value in words.items())
         return f"{at} {record.levelname.lower():<7} {message} {told}".rstrip() + (f"\n{trace}" if trace else "")

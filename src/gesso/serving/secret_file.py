@@ -7,6 +7,7 @@ from pathlib import Path
 from gesso.errors import GessoError
 from gesso.files import atomic_file
 
+LINK_FILE = "link-secret"  # of addresses that need no key, and of cursors
 SIZE = 32  # bytes
 
 
@@ -32,3 +33,8 @@ def server_secret(path: Path, without_it: str) -> bytes:
     if len(found) != SIZE:
         raise GessoError(f"{path}: {len(found)} bytes, expected {SIZE}. {without_it}", code="damaged")
     return found
+
+
+def link_secret(folder: Path) -> bytes:
+    """The secret under which a server gives out addresses and cursors.  folder: of the server. Raises as above."""
+    return server_secret(folder / LINK_FILE, "Delete it, and a new one is made")

@@ -114,7 +114,9 @@ class ServeSettings:
 
     max_queue: Annotated[int, _about("Limits", "Unfinished jobs in all; more are refused with 429.", 1, 10**6)] = 1000
     max_queue_per_key: Annotated[int, _about("Limits", "Unfinished jobs of one key.", 1, 10**6)] = 200
-    rate: Annotated[int, _about("Limits", "Requests a minute of one key, or of one address.", 1, 10**6)] = 1200
+    rate: Annotated[
+        int, _about("Limits", "Requests a minute of one key, or of one address; a sixth may come at once.", 1, 10**6)
+    ] = 1200
     max_images: Annotated[int, _about("Limits", "Pictures of one job.", 1, 1000)] = 64
     max_work: Annotated[
         float,
@@ -140,6 +142,7 @@ class ServeSettings:
     log_format: Annotated[
         LogFormat, _about("Webhooks and logs", "Format of the log: text, or a JSON object a line.")
     ] = "text"
+    log_prompts: Annotated[bool, _about("Webhooks and logs", "Write the prompts of jobs into the log.")] = False
     traces: Annotated[
         str | None,
         _about(

@@ -185,8 +185,8 @@ export interface paths {
         /**
          * The events of a job, as they happen
          * @description Server-sent events: `status` {status, queue_position}, `progress`, `preview` {content_type, data_base64},
-         *         `output` {id, url, ...}, `notice`. The stream ends after the final status. The job itself is always the truth;
-         *         polling it shows the same.
+         *         `output` (a picture as it stands in the job, without its notices), `notice`. The stream ends after the final
+         *         status. The job itself is always the truth; polling it shows the same.
          */
         get: operations["streamJobEvents"];
         put?: never;
@@ -936,7 +936,28 @@ export interface paths {
         trace?: never;
     };
 }
-export type webhooks = Record<string, never>;
+export interface webhooks {
+    jobEnded: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * A job is final
+         * @description Sent to the `webhook` of a job, signed as Standard Webhooks has it. Answer 2xx; anything else is tried again for a day, and 410 ends it. It may come twice, with the same `webhook-id`.
+         */
+        post: operations["jobEnded"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+}
 export interface components {
     schemas: {
         /**
@@ -2055,6 +2076,168 @@ export interface components {
              * @description RFC 3339, UTC.
              */
             seen_at: string;
+        };
+        /**
+         * JobEnd
+         * @description The final state of a job, as a webhook is told it: the job without its request.
+         * @example {
+         *       "type": "job.succeeded",
+         *       "timestamp": "2026-11-29T20:52:41.388Z",
+         *       "data": {
+         *         "id": "01M8MH9MX9E20SA7BXW3B5T9Q4",
+         *         "status": "succeeded",
+         *         "model": "gesso-mini",
+         *         "assets": {},
+         *         "output": {
+         *           "format": "png",
+         *           "quality": 90
+         *         },
+         *         "front": {},
+         *         "priority": 0,
+         *         "batch": null,
+         *         "metadata": {},
+         *         "created_at": "2026-11-29T20:52:40.491Z",
+         *         "started_at": "2026-11-29T20:52:40.538Z",
+         *         "completed_at": "2026-11-29T20:52:41.388Z",
+         *         "expires_at": "2026-12-06T20:52:41.388Z",
+         *         "deadline": null,
+         *         "queue_position": null,
+         *         "progress": {
+         *           "value": 1,
+         *           "step": 8,
+         *           "steps": 8,
+         *           "picture": 1,
+         *           "pictures": 1,
+         *           "message": null
+         *         },
+         *         "attempts": 1,
+         *         "outputs": [
+         *           {
+         *             "id": "01M8MH9MX9E20SA7BXW3B5T9Q4-0",
+         *             "index": 0,
+         *             "type": "image",
+         *             "content_type": "image/png",
+         *             "size_bytes": 41451,
+         *             "width": 256,
+         *             "height": 256,
+         *             "hash": "sha256:7b4940d4000da8781b3457c65798d27df40db811fe043c27bcca9f6a618178bd",
+         *             "seed": 7,
+         *             "notices": [],
+         *             "url": "/v1/images/01M8MH9MX9E20SA7BXW3B5T9Q4-0",
+         *             "metadata_url": "/v1/images/01M8MH9MX9E20SA7BXW3B5T9Q4-0/metadata"
+         *           }
+         *         ],
+         *         "error": null,
+         *         "metrics": {
+         *           "queue_ms": 47,
+         *           "execution_ms": 850
+         *         },
+         *         "urls": {
+         *           "self": "/v1/jobs/01M8MH9MX9E20SA7BXW3B5T9Q4",
+         *           "events": "/v1/jobs/01M8MH9MX9E20SA7BXW3B5T9Q4/events",
+         *           "cancel": "/v1/jobs/01M8MH9MX9E20SA7BXW3B5T9Q4/cancel",
+         *           "retry": "/v1/jobs/01M8MH9MX9E20SA7BXW3B5T9Q4/retry"
+         *         }
+         *       }
+         *     }
+         */
+        JobEnd: {
+            /** @enum {unknown} */
+            type: "job.succeeded" | "job.canceled" | "job.failed" | "job.expired";
+            /** Format: date-time */
+            timestamp: string;
+            /**
+             * JobEndData
+             * @description A job.
+             * @example {
+             *       "id": "01M8MH9MX9E20SA7BXW3B5T9Q4",
+             *       "status": "succeeded",
+             *       "model": "gesso-mini",
+             *       "assets": {},
+             *       "output": {
+             *         "format": "png",
+             *         "quality": 90
+             *       },
+             *       "front": {},
+             *       "priority": 0,
+             *       "batch": null,
+             *       "metadata": {},
+             *       "created_at": "2026-11-29T20:52:40.491Z",
+             *       "started_at": "2026-11-29T20:52:40.538Z",
+             *       "completed_at": "2026-11-29T20:52:41.388Z",
+             *       "expires_at": "2026-12-06T20:52:41.388Z",
+             *       "deadline": null,
+             *       "queue_position": null,
+             *       "progress": {
+             *         "value": 1,
+             *         "step": 8,
+             *         "steps": 8,
+             *         "picture": 1,
+             *         "pictures": 1,
+             *         "message": null
+             *       },
+             *       "attempts": 1,
+             *       "outputs": [
+             *         {
+             *           "id": "01M8MH9MX9E20SA7BXW3B5T9Q4-0",
+             *           "index": 0,
+             *           "type": "image",
+             *           "content_type": "image/png",
+             *           "size_bytes": 41451,
+             *           "width": 256,
+             *           "height": 256,
+             *           "hash": "sha256:7b4940d4000da8781b3457c65798d27df40db811fe043c27bcca9f6a618178bd",
+             *           "seed": 7,
+             *           "notices": [],
+             *           "url": "/v1/images/01M8MH9MX9E20SA7BXW3B5T9Q4-0",
+             *           "metadata_url": "/v1/images/01M8MH9MX9E20SA7BXW3B5T9Q4-0/metadata"
+             *         }
+             *       ],
+             *       "error": null,
+             *       "metrics": {
+             *         "queue_ms": 47,
+             *         "execution_ms": 850
+             *       },
+             *       "urls": {
+             *         "self": "/v1/jobs/01M8MH9MX9E20SA7BXW3B5T9Q4",
+             *         "events": "/v1/jobs/01M8MH9MX9E20SA7BXW3B5T9Q4/events",
+             *         "cancel": "/v1/jobs/01M8MH9MX9E20SA7BXW3B5T9Q4/cancel",
+             *         "retry": "/v1/jobs/01M8MH9MX9E20SA7BXW3B5T9Q4/retry"
+             *       }
+             *     }
+             */
+            data: {
+                id: string;
+                /** @enum {unknown} */
+                status: "canceled" | "canceling" | "expired" | "failed" | "queued" | "running" | "succeeded";
+                model: string;
+                assets: {
+                    [key: string]: string;
+                };
+                output: Record<string, unknown>;
+                front: Record<string, unknown>;
+                priority: number;
+                batch: string | null;
+                metadata: Record<string, unknown>;
+                /**
+                 * Format: date-time
+                 * @description RFC 3339, UTC.
+                 */
+                created_at: string;
+                started_at: string | null;
+                completed_at: string | null;
+                /** @description When the job and its pictures are forgotten. */
+                expires_at: string | null;
+                deadline: string | null;
+                /** @description Jobs that are likely drawn before; null unless queued. */
+                queue_position: number | null;
+                progress: components["schemas"]["Progress"];
+                attempts: number;
+                outputs: components["schemas"]["Picture"][];
+                error: components["schemas"]["JobError"] | null;
+                metrics: components["schemas"]["Metrics"];
+                urls: components["schemas"]["JobAddresses"];
+            };
         };
         RequestSource: {
             /**
@@ -8387,6 +8570,42 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
+            };
+        };
+    };
+    jobEnded: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description Of the delivery; the same each time that it is tried. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. Refuse what is older than five minutes. */
+                "webhook-timestamp": string;
+                /** @description v1, and the HMAC-SHA256 of id, timestamp and body, joined by dots, in Base64. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["JobEnd"];
+            };
+        };
+        responses: {
+            /** @description Do not tell it again. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Received. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
         };
     };

@@ -14,6 +14,7 @@ from gesso.request.checks import nearest
 from gesso.surfaces.a1111.errors import refusal
 
 NO_MODEL = ("none", "")
+MODELS_AT, MODULES_AT = (f"GET /controlnet/{name}_list lists them" for name in ("model", "module"))
 MAX_UNITS = 16
 MODES = ("Balanced", "My prompt is more important", "ControlNet is more important")
 _MODE_WORDS = ("balanced", "prompt", "control")
@@ -217,7 +218,7 @@ def find_model(name: str, models: Mapping[str, str], unit: _Unit) -> str:
     for known in models:
         if known.lower() in (plain.lower(), stem) or known.lower().removesuffix(".safetensors") == stem:
             return known
-    raise unit.bad("model", f"no control network is called {short(plain)}{nearest(plain, models)}")
+    raise unit.bad("model", f"no control network is called {short(plain)}{nearest(plain, models)}; {MODELS_AT}")
 
 
 def find_module(name: str, unit: _Unit, *, is_prompt: bool = False) -> Module | None:
@@ -227,7 +228,7 @@ def find_module(name: str, unit: _Unit, *, is_prompt: bool = False) -> Module | 
         return None  # an IP-Adapter sees through its own encoder
     found = module_of(plain)
     if found is None:
-        raise unit.bad("module", f"no preprocessor is called {short(name)}{nearest(plain, modules())}")
+        raise unit.bad("module", f"no preprocessor is called {short(name)}{nearest(plain, modules())}; {MODULES_AT}")
     return found
 
 

@@ -35,7 +35,7 @@ from gesso.serving.jobs import Job, JobStatus
 from gesso.studio.home import styles_file
 from gesso.surfaces.a1111 import listing
 from gesso.surfaces.a1111.answers import images_response, one_progress, progress
-from gesso.surfaces.a1111.controlnet import module_of, parameters_of
+from gesso.surfaces.a1111.controlnet import MODULES_AT, module_of, parameters_of
 from gesso.surfaces.a1111.detecting import detect
 from gesso.surfaces.a1111.enlarging import enlarged, read_extras
 from gesso.surfaces.a1111.errors import A1111Route, refusal
@@ -469,7 +469,8 @@ async def control_detect(call: Calling, request: Request) -> Response:
     name = str(given.get("controlnet_module") or "none")
     module = module_of(name.strip().lower())
     if module is None and name.lower() != "none":
-        raise refusal(f"no preprocessor is called {short(name)}", "controlnet_module", code="unknown_name")
+        detail = f"no preprocessor is called {short(name)}; {MODULES_AT}"
+        raise refusal(detail, "controlnet_module", code="unknown_name")
     masks = given.get("controlnet_masks") or []
     made = []
     async with call.request.app.state.a1111_detecting:

@@ -26,7 +26,7 @@ from gesso.api.submitting import check_room, idempotency_key, refused
 from gesso.errors import GessoError, short
 from gesso.serving.jobs import Job, JobEvent, JobStatus, Output, Upload
 from gesso.surfaces.comfy.files import ASSET, checked, keep_named, result_name
-from gesso.surfaces.comfy.graph import PromptRefusedError
+from gesso.surfaces.comfy.graph import OF_EDITOR, PromptRefusedError, is_of_editor
 from gesso.surfaces.comfy.prompts import (
     SURFACE,
     Prompt,
@@ -91,11 +91,11 @@ async def create_job(call: Calling, request: Request) -> Response:
     """Queue a graph. The same Idempotency-Key with the same graph is the same job."""
     body = await json_object(request)
     workflow, extra, metadata = body.get("workflow"), body.get("extra_data"), body.get("metadata") or {}
+    if is_of_editor(workflow if isinstance(workflow, dict) else body):
+        raise V2Error(422, "workflow_format_ui", OF_EDITOR, field="workflow")
     if not isinstance(workflow, dict):
-        raise V2Error(422, "invalid_workflow", "workflow has to be a graph in the form of the API", field="workflow")
-    if isinstance(workflow.get("nodes"), list):
-        detail = "this is a workflow as the page draws it; export it for the API"
-        raise V2Error(422, "workflow_format_ui", detail, field="workflow")
+        detail = 'expected {"workflow": ...} with the graph that ComfyUI writes by Export (API)'
+        raise V2Error(422, "invalid_workflow", detail, field="workflow")
     if not isinstance(metadata, dict) or len(as_json(metadata)) > MAX_METADATA:
         detail = f"metadata has to be an object of up to {MAX_METADATA} bytes"
         raise HttpError(400, "invalid_request", detail, field="metadata")

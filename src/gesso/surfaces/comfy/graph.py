@@ -12,6 +12,7 @@ from gesso.surfaces.comfy.node_types import NODE_TYPES, OF_THE_PAGE, WRITTEN, Ch
 MAX_NODES = 1000
 MAX_ID = 200  # characters of a node's number
 MAX_TEXT = 100_000  # characters of a value
+OF_EDITOR = "this is a workflow as ComfyUI's editor saves it; choose Export (API) there, and send that file"
 
 
 class PromptRefusedError(Exception):
@@ -93,6 +94,11 @@ class Graph:
         return [id for id in self.order if id in needed]
 
 
+def is_of_editor(graph: Mapping[str, Any]) -> bool:
+    """Whether this is what ComfyUI's editor saves, with places and colours, in place of a graph for its API."""
+    return isinstance(graph.get("nodes"), list)
+
+
 def read_graph(prompt: Any, choices: Choices, *, only: Sequence[str] | None = None) -> Graph:
     """A graph from the JSON of a prompt.
 
@@ -102,13 +108,12 @@ def read_graph(prompt: Any, choices: Choices, *, only: Sequence[str] | None = No
     """
     if not isinstance(prompt, dict) or not prompt:
         raise PromptRefusedError("no_prompt", "No prompt provided", "prompt has to be an object of nodes")
+    if is_of_editor(prompt):
+        raise PromptRefusedError("invalid_prompt", "Invalid prompt", OF_EDITOR)
     if len(prompt) > MAX_NODES:
         raise PromptRefusedError(
             "invalid_prompt", "Invalid prompt", f"{len(prompt)} nodes, expected at most {MAX_NODES}"
         )
-    if isinstance(prompt.get("nodes"), list):
-        detail = "this is a workflow as the editor saves it; export it in the format of the API"
-        raise PromptRefusedError("invalid_prompt", "Invalid prompt", detail)
     types = {id: _type_of(id, values) for id, values in prompt.items()}
     outputs = tuple(id for id, kind in types.items() if kind.is_output and (only is None or id in only))
     if not outputs:

@@ -29,7 +29,15 @@ from gesso.surfaces.comfy.files import (
     result_name,
     upload_names,
 )
-from gesso.surfaces.comfy.graph import Graph, NodeError, PromptRefusedError, read_graph, refusal
+from gesso.surfaces.comfy.graph import (
+    OF_EDITOR,
+    Graph,
+    NodeError,
+    PromptRefusedError,
+    is_of_editor,
+    read_graph,
+    refusal,
+)
 from gesso.surfaces.comfy.names import files_of, lists_of
 from gesso.surfaces.comfy.pixels import mask_image, picture_image
 from gesso.surfaces.comfy.translating import PICTURE_UPSCALERS, Files, Order, Planned, blamed, merged, translate
@@ -153,7 +161,10 @@ def submit_prompt(call: Call, body: Mapping[str, Any]) -> Submitted:
 def _envelope(body: Mapping[str, Any]) -> tuple[str, str | None, dict[str, Any], list[str] | None]:
     """Id, client, extra data and the outputs that are wanted. Raises PromptRefusedError."""
     if "prompt" not in body:
-        raise PromptRefusedError("no_prompt", "No prompt provided", "No prompt provided")
+        if is_of_editor(body):
+            raise PromptRefusedError("invalid_prompt", "Invalid prompt", OF_EDITOR)
+        detail = 'expected {"prompt": ...} with the graph that ComfyUI writes by Export (API)'
+        raise PromptRefusedError("no_prompt", "No prompt provided", detail)
     given = body.get("prompt_id")
     try:
         prompt_id = str(uuid.uuid4()) if given is None else str(uuid.UUID(given))

@@ -29,9 +29,14 @@ def is_model(error: HttpError) -> bool:
     return error.field == "model" and error.code in ("unknown_name", "not_found")
 
 
+def is_no_picture(error: HttpError) -> bool:
+    """Whether a file is of another kind, for which OpenAI answers 400, and its client has an exception."""
+    return error.status == 415 and error.field is not None
+
+
 def error_response(error: HttpError) -> Response:
     """The answer. It says whether to ask again, which the client obeys: only what time may mend is worth it."""
-    status = 404 if is_model(error) else error.status
+    status = 404 if is_model(error) else 400 if is_no_picture(error) else error.status
     again = status in (408, 429, 503)
     headers = {**error.headers, "x-should-retry": "true" if again else "false"}
     seconds = headers.get("Retry-After")

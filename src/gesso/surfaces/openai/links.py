@@ -1,6 +1,6 @@
 """Addresses of pictures that need no key: signed, and good for an hour, as OpenAI's are.
 
-The secret of the signatures lies beside the server's other files and is made when the first address is.
+The secret of the signatures lies beside the server's other files, see `link_secret`.
 """
 
 import hashlib
@@ -8,9 +8,8 @@ import hmac
 import time
 from pathlib import Path
 
-from gesso.serving.secret_file import server_secret
+from gesso.serving.secret_file import link_secret
 
-FILE = "link-secret"
 GOOD_FOR = 3600  # seconds
 
 
@@ -29,5 +28,4 @@ def is_signed(folder: Path, owner: str, image: str, until: str, signature: str) 
 
 
 def _signature(folder: Path, owner: str, image: str, until: int) -> str:
-    secret = server_secret(folder / FILE, "Delete it, and a new one is made")
-    return hmac.new(secret, f"{owner}\n{image}\n{until}".encode(), hashlib.sha256).hexdigest()
+    return hmac.new(link_secret(folder), f"{owner}\n{image}\n{until}".encode(), hashlib.sha256).hexdigest()
