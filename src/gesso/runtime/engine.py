@@ -62,8 +62,8 @@ class Engine:
     device_lock    held during each network call; calls of several threads alternate
 
     device         auto, cpu, cuda, cuda:N, mps
-    dtype          auto, float32, bfloat16, float16, int8; see `choose_precision`. auto on the CPU: bfloat16 for models with
-                   WIDE channels or more, if it is at least GAIN times as fast as float32 here; float32 for others,
+    dtype          auto, float32, bfloat16, float16, int8; see `choose_precision`. auto on the CPU: bfloat16 for models
+                   with WIDE channels or more, if it is at least GAIN times as fast as float32 here; float32 for others,
                    since for one picture of a small model it is as fast
                    int8: of the UNet on a CPU, but for layers that do not bear it, see `gesso.runtime.skips`
     speeds         file that keeps what was measured for that; None: measured once in each process. Beside it lies

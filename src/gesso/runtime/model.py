@@ -26,8 +26,8 @@ from gesso.runtime.kernels import cpu_kernels
 from gesso.runtime.plan import Footprint, MemoryPlan
 from gesso.runtime.precision import Precision
 from gesso.runtime.residency import NO_COMPONENTS, Component, Residency
-from gesso.runtime.skips import Skips
 from gesso.runtime.seamless import seamless
+from gesso.runtime.skips import Skips
 from gesso.runtime.tiling import decode_tiled, encode_tiled, upscale_tiled
 from gesso.text.prompt import Piece
 from gesso.text.tokenizer import Tokenizer
