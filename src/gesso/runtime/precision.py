@@ -74,8 +74,8 @@ def choose_precision(name: str | torch.dtype, device: torch.device) -> Precision
 
     auto is float16 on a GPU, and float32 on the CPU, where an engine takes bfloat16 for full-size models if it is
     faster there (`gesso.runtime.speed`). The text encoder and, under float16, the VAE stay in float32: the text encoder
-    costs little compared to the UNet, and VAE decoders overflow float16. int8 is for the UNet on a CPU; the rest is as in
-    bfloat16.
+    costs little compared to the UNet, and VAE decoders overflow float16. int8 is for the UNet on a CPU; the rest is
+    as in bfloat16.
     """
     name = str(name).removeprefix("torch.")
     if name == "auto":
