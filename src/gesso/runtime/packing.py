@@ -34,7 +34,7 @@ class Packed:
     place: int
 
 
-Weights = tuple[Tensor, ...] | tuple[Weight8, ...]
+Weights = tuple[Tensor | Weight8, ...]
 
 
 @cache
@@ -61,16 +61,16 @@ def pack(module: nn.Module, weight: Tensor, *, doubled: bool = False, int8: bool
     doubled  the layer is a convolution of 3 x 3 over a picture that was doubled in size
     int8     it multiplies in int8
     """
+    weights, geometry = [weight], ((0, 0), (1, 1), (1, 1))
     if doubled:
-        plain = ((0, 0), (1, 1), (1, 1))
-        if int8:
-            return tuple(arrange_convolution(quarter, *plain) for quarter in _quarters(weight))
-        return tuple(_arrange(quarter, *plain) for quarter in _quarters(weight))
-    if isinstance(module, nn.Conv2d) and not _is_by_place(module.weight, module.stride, module.padding):
-        geometry = (module.padding, module.stride, module.dilation)
-        return (arrange_convolution(weight, *geometry),) if int8 else (_arrange(weight, *geometry),)
-    flat = weight.flatten(1)
-    return (arrange_linear(flat),) if int8 else (torch.ops.mkldnn._reorder_linear_weight(flat),)
+        weights = _quarters(weight)
+    elif isinstance(module, nn.Conv2d) and not _is_by_place(module.weight, module.stride, module.padding):
+        geometry = (_pair(module.padding), _pair(module.stride), _pair(module.dilation))
+    else:
+        flat = weight.flatten(1)
+        return (arrange_linear(flat) if int8 else torch.ops.mkldnn._reorder_linear_weight(flat),)
+    arrange = arrange_convolution if int8 else _arrange
+    return tuple(arrange(each, *geometry) for each in weights)
 
 
 def _arrange(weight: Tensor, padding: Any, stride: Any, dilation: Any) -> Tensor:
@@ -97,7 +97,7 @@ def _quarters(weight: Tensor) -> list[Tensor]:
 def _is_by_place(weight: Tensor, stride: Any, padding: Any) -> bool:
     """A convolution that is a linear layer at each place. As a convolution, oneDNN wants its weight in another layout
     for another size of pictures: 0.2 s for one layer of SD 1.5 at 4 x 4, which a linear layer computes in 1 ms."""
-    return weight.shape[2:] == (1, 1) and _pair(stride) == [1, 1] and _pair(padding) == [0, 0]
+    return weight.shape[2:] == (1, 1) and _pair(stride) == (1, 1) and _pair(padding) == (0, 0)
 
 
 def packed_of(param: Any, dtype: torch.dtype) -> Weights | None:
@@ -205,5 +205,6 @@ def _padded(x: Tensor, around: Sequence[int], value: int = 0) -> Tensor:
     return F.pad(x, list(around), value=value).contiguous(memory_format=torch.channels_last)
 
 
-def _pair(value: Any) -> list[int]:
-    return [value, value] if isinstance(value, int) else list(value)
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = (value, value) if isinstance(value, int) else value
+    return first, second
