@@ -3,7 +3,7 @@
 A weight has a scale for each output channel, symmetric around zero, fixed when it is loaded. What enters a layer is
 measured anew in each call: 255 steps from its least to its greatest number, zero among them. The sums are whole numbers
 and exact, so that their order changes no bit; the result is scaled to bfloat16. oneDNN multiplies, through torch's
-operations for quantised networks (as in Dettmers et al. 2022, arXiv:2208.07339, section 2.1, per tensor and channel).
+operations for quantised networks. The same scheme as in Krishnamoorthi 2018, arXiv:1806.08342, sections 2 and 3.
 """
 
 import math
@@ -18,6 +18,7 @@ from gesso.runtime.compiled import Range, library
 
 _STEPS = 255  # of 8 bits without a sign, which what enters a layer has
 _LEAST = 1e-30  # a step, so that its inverse is finite in float32
+_AT_ONCE = 2**18  # numbers of a weight that are converted while they are in the processor's cache
 _GREATEST = 127  # of 8 bits with a sign, which weights have
 
 
@@ -88,11 +89,15 @@ def _quantized(x: Tensor, per_step: float, zero: int) -> Tensor:
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """[out, ...] -> the same in int8, and a scale for each output channel."""
-    flat = weight.flatten(1).float()
-    scales = flat.abs().amax(1) / _GREATEST
-    scales[scales == 0] = 1.0
-    flat = flat.div_(scales[:, None]) if flat.data_ptr() != weight.data_ptr() else flat / scales[:, None]
-    return flat.round_().to(torch.int8).view(weight.shape), scales
+    values, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
+    rows = max(1, _AT_ONCE * len(weight) // max(weight.numel(), 1))
+    for first in range(0, len(weight), rows):
+        part = weight[first : first + rows].to(torch.float32, copy=True)
+        greatest = part.flatten(1).abs().amax(1)
+        steps = torch.where(greatest > 0, greatest / _GREATEST, 1.0)
+        values[first : first + rows] = part.div_(steps.view(-1, *[1] * (part.ndim - 1))).round_()
+        scales[first : first + rows] = steps
+    return values, scales
 
 
 # Weights --------------------------------------------------------------------------------------------------------------
