@@ -186,8 +186,9 @@ class Engine:
         )
         if precision.int8:
             kept = self._speeds.with_name(SKIPS_FILE) if self._speeds is not None else None
-            skips = model.shared.skips = skips_of(model, kept)
+            skips = skips_of(model, kept)
             model.residency.components["unet"].int8 = int8_weights(model, skips)
+            model.shared.int8 = str(skips)
         if self.memory is None:  # otherwise a plan says what is in memory, and when
             with model.using(*parts.networks):
                 pass
@@ -278,12 +279,12 @@ class Engine:
     def environment(self, model: LoadedModel) -> Environment:
         """What can change the last bits of a model's picture besides the request: versions, device, dtype."""
         kernels = ["gesso-kernels"] if model.packed and has_kernels() else []
-        skips = [] if model.shared.skips is None else [str(model.shared.skips)]
+        int8 = [model.shared.int8] if model.shared.int8 else []
         return Environment(
             gesso=gesso.__version__,
             torch=str(torch.__version__),
             python=platform.python_version(),
-            device=" ".join([describe_device(self.device), *kernels, *skips]),
+            device=" ".join([describe_device(self.device), *kernels, *int8]),
             dtype=model.precision.name,
             threads=torch.get_num_threads(),
             rows_per_call=self.rows_per_call,

@@ -27,7 +27,6 @@ from gesso.runtime.plan import Footprint, MemoryPlan
 from gesso.runtime.precision import Precision
 from gesso.runtime.residency import NO_COMPONENTS, Component, Residency
 from gesso.runtime.seamless import seamless
-from gesso.runtime.skips import Skips
 from gesso.runtime.tiling import decode_tiled, encode_tiled, upscale_tiled
 from gesso.text.prompt import Piece
 from gesso.text.tokenizer import Tokenizer
@@ -375,7 +374,7 @@ class _Shared:
         dtypes = {name: precision.of(name) for name in parts.networks}
         where = parts.files[0] if parts.files else model.name
         self.residency = Residency(parts, model.device, dtypes, where)
-        self.skips: Skips | None = None  # layers that stay in bfloat16 where the others multiply in int8
+        self.int8: str | None = None  # which layers of the UNet multiply in int8, in a recipe's words
         self.target = Target(model.family.name, model.family.layout, parts.networks)
         self.footprint = Footprint(model.family, self.residency, scores=model.device.type == "mps")
         # What the UNet computes from the text alone, by the run's own conditioning and the dtype of the call.

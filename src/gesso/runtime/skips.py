@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,9 @@ from gesso.diffusion.denoiser import Denoiser
 from gesso.diffusion.noise import philox_normal
 from gesso.files import atomic_file
 from gesso.runtime.conditioning import Conditioning
+from gesso.runtime.model import LoadedModel
 from gesso.runtime.packing import Packed, convolve, linear, pack
 from gesso.runtime.plan import MemoryPlan
-
-if TYPE_CHECKING:
-    from gesso.runtime.model import LoadedModel
 
 BOUND = 0.05  # of the difference to bfloat16, relative root mean square over the numbers of an output
 FEWEST = 32  # channels in and out, below which a layer is not worth it: the first and the last
@@ -51,7 +49,7 @@ class Skips:
         return f"int8 but for {len(self.names)} of {self.layers} layers, {digest}"
 
 
-def skips_of(model: "LoadedModel", kept: Path | None) -> Skips:
+def skips_of(model: LoadedModel, kept: Path | None) -> Skips:
     """The list of a model, measured if the file does not have it.
 
     kept: file of the lists, by the hash of the models' files; None: none. One that cannot be read is replaced.
@@ -71,12 +69,12 @@ def skips_of(model: "LoadedModel", kept: Path | None) -> Skips:
     return Skips(len(candidates), tuple(known[key]))
 
 
-def int8_weights(model: "LoadedModel", skips: Skips) -> frozenset[str]:
+def int8_weights(model: LoadedModel, skips: Skips) -> frozenset[str]:
     """Names of the UNet's weights that multiply in int8."""
     return frozenset(_candidates(model) - set(skips.names))
 
 
-def _candidates(model: "LoadedModel") -> set[str]:
+def _candidates(model: LoadedModel) -> set[str]:
     unet = model.residency.components["unet"]
     of_time = {f"{name}.weight" for name, _ in unet.network.named_modules() if "time" in name or "embed" in name}
     weights = dict(unet.network.named_parameters())
@@ -87,7 +85,7 @@ def _candidates(model: "LoadedModel") -> set[str]:
 
 
 @torch.inference_mode()
-def measured_errors(model: "LoadedModel") -> dict[str, float]:
+def measured_errors(model: LoadedModel) -> dict[str, float]:
     """By the names of the UNet's weights, how far off bfloat16 the layer's output is in int8, at most.
 
     Relative root mean square. All networks are offloaded afterwards.
@@ -95,7 +93,7 @@ def measured_errors(model: "LoadedModel") -> dict[str, float]:
     errors: dict[str, float] = {}
 
     @contextmanager
-    def watch(model: "LoadedModel") -> Iterator[None]:
+    def watch(model: LoadedModel) -> Iterator[None]:
         with _Measuring(model, errors):
             yield
 
@@ -134,7 +132,7 @@ def measured_errors(model: "LoadedModel") -> dict[str, float]:
 class _Measuring(TorchFunctionMode):
     """Linear layers and convolutions multiply in int8 as well, beside what they give."""
 
-    def __init__(self, model: "LoadedModel", errors: dict[str, float]) -> None:
+    def __init__(self, model: LoadedModel, errors: dict[str, float]) -> None:
         super().__init__()
         unet = model.residency.components["unet"]
         modules = dict(unet.network.named_modules())
