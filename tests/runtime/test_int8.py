@@ -33,6 +33,7 @@ from gesso.runtime.kernels import cpu_kernels
 from gesso.runtime.model import LoadedModel
 from gesso.runtime.packing import can_pack
 from gesso.runtime.residency import Component
+from gesso.runtime.seamless import seamless
 from gesso.runtime.skips import Skips, measured_errors, skips_of
 from tiny_models import save_tiny_mini
 
@@ -203,6 +204,19 @@ def test_each_kind_of_layer_keeps_its_bound(name: str):
         found = whole(x.bfloat16() if is_linear else x.bfloat16().to(memory_format=torch.channels_last))
     # Both factors of normal numbers are rounded to steps of some 3 / 127 of their deviation.
     assert 0.002 < distance(found, expected) < 0.015
+
+
+@multiplies
+def test_a_convolution_that_wraps_around_keeps_its_bound():
+    """Seamless tiling pads by itself, so that the convolution has another padding than it was packed for."""
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Conv2d(32, 48, 3, padding=1)).requires_grad_(False), numbers(2, 32, 9, 12) + 1
+    with seamless("xy"):
+        expected = network(x)
+    eight(network).onload(torch.bfloat16, packed=True)
+    with torch.inference_mode(), cpu_kernels(), seamless("xy"):
+        found = network(x.bfloat16().to(memory_format=torch.channels_last))
+    assert distance(found, expected) < 0.015
 
 
 @multiplies
