@@ -81,8 +81,8 @@ class Gesso(Peer):
         from gesso.runtime.engine import Engine
 
         self.torch, self.conditioning = torch, Conditioning
-        dtype = self.dtype if self.dtype == "float32" else "bfloat16"
-        self.model = Engine("cpu", dtype).load(self.folder / "model")
+        dtype = "bfloat16" if self.dtype == "fewer" else self.dtype
+        self.model = Engine("cpu", dtype, speeds=self.folder / "speed.json").load(self.folder / "model")
 
     def text(self, ids: Array) -> Array:
         with self.torch.inference_mode(), self.model.using("text"):
@@ -103,6 +103,12 @@ class Gesso(Peer):
 
 class GessoFloat32(Gesso):
     dtype = "float32"
+
+
+class GessoInt8(Gesso):
+    """--dtype int8; its list of layers is measured in the first load, and kept."""
+
+    dtype = "int8"
 
 
 class GessoFewer(Gesso):
@@ -246,6 +252,7 @@ class ONNXRuntime(Peer):
 PEERS: dict[str, type[Peer]] = {
     "gesso": Gesso,
     "gesso-float32": GessoFloat32,
+    "gesso-int8": GessoInt8,
     "gesso-fewer": GessoFewer,
     "diffusers-bfloat16": Diffusers,
     "diffusers-float32": DiffusersFloat32,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gesso.runtime.kernels import has_kernels
+from gesso.runtime.compiled import has_kernels
 
 
 def run(code: str, folder: Path) -> list[str]:
@@ -84,7 +84,7 @@ def test_the_library_of_torch_is_loaded_beside_other_imports(tmp_path: Path):
             time.sleep(0.01)
         print("torch" in sys.modules, is_there())
         import torch
-        from gesso.runtime.kernels import has_kernels
+        from gesso.runtime.compiled import has_kernels
         print(has_kernels())
         """,
         tmp_path,

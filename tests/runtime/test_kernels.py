@@ -11,9 +11,10 @@ from gesso.adapters.attaching import _sum
 from gesso.families.loading import load_parts
 from gesso.nn.attention import gated
 from gesso.nn.resblock import Upsample
-from gesso.runtime import kernels
+from gesso.runtime import compiled
+from gesso.runtime.compiled import has_kernels
 from gesso.runtime.engine import Engine
-from gesso.runtime.kernels import attention, cpu_kernels, gate, has_kernels
+from gesso.runtime.kernels import attention, cpu_kernels, gate
 from gesso.runtime.packing import can_pack, is_packable, packed_of
 from gesso.runtime.residency import Component
 from gesso.runtime.seamless import seamless
@@ -37,13 +38,13 @@ def distance(found: Tensor, expected: Tensor) -> float:
 
 def test_kernels_of_another_version_are_left_out(monkeypatch: pytest.MonkeyPatch):
     said: list[str] = []
-    monkeypatch.setattr(kernels.log, "warning", lambda words, *values: said.append(words % values))
+    monkeypatch.setattr(compiled.log, "warning", lambda words, *values: said.append(words % values))
     monkeypatch.setattr("ctypes.CDLL", lambda path: object())
-    kernels._library.cache_clear()
+    compiled.library.cache_clear()
     try:
         assert not has_kernels()
     finally:
-        kernels._library.cache_clear()
+        compiled.library.cache_clear()
     assert len(said) == 1 and "is of another version" in said[0] and "build it again" in said[0]
 
 

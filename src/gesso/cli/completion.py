@@ -363,7 +363,7 @@ _CHECKPOINTS = _models("checkpoint")
 _LORAS = _extras("lora")
 _TRAINED_STYLES = _fixed("comic", "line-art", "woodcut")
 _DEVICES = _fixed("auto", "cpu", "cuda", "mps")
-_DTYPES = _fixed("auto", "float32", "bfloat16", "float16")
+_DTYPES = _fixed("auto", "float32", "bfloat16", "float16", "int8")
 # By an option's name, if need be with its placeholder.
 _VALUES: Mapping[str, tuple[str, Callable[[Given], Iterable[Word]]]] = MappingProxyType(
     {

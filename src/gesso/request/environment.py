@@ -19,7 +19,7 @@ class Environment:
     torch: Text
     python: Text
     device: Text  # "cpu x86_64 AVX512", "cuda NVIDIA H200"
-    dtype: Text  # of the UNet: float32, bfloat16, float16
+    dtype: Text  # of the UNet: float32, bfloat16, float16, int8
     threads: _Count
     rows_per_call: _Count  # pictures that go through the networks together
     plugins: Annotated[tuple[Text, ...], Meta(max_length=256)] = ()  # whose plug-ins it took: "gesso-extras 1.2"

@@ -23,9 +23,9 @@ from gesso.families.loading import load_parts
 from gesso.families.parts import ModelParts
 from gesso.request.environment import Environment
 from gesso.runtime.adapter_cache import AdapterCache
+from gesso.runtime.compiled import has_kernels
 from gesso.runtime.control import LoadedControl
 from gesso.runtime.ip_adapter import LoadedImageEncoder, LoadedIPAdapter
-from gesso.runtime.kernels import has_kernels
 from gesso.runtime.lru_cache import LRUCache
 from gesso.runtime.mapped import keep_freed_memory, return_memory_promptly
 from gesso.runtime.model import LoadedModel as LoadedModel
@@ -42,6 +42,7 @@ from gesso.runtime.precision import (
 )
 from gesso.runtime.reports import load_with_events, nbytes_of
 from gesso.runtime.residency import Component
+from gesso.runtime.skips import int8_weights, skips_of
 from gesso.runtime.speed import bfloat16_gain
 from gesso.runtime.upscaling import OffloadedUpscaler, load_upscaler
 
@@ -51,6 +52,7 @@ DEFAULT_MODEL = "gesso-mini"
 MAX_CONTROLS = 4  # control networks that stay loaded
 WIDE = 640  # channels of a UNet from which bfloat16 can pay
 GAIN = 1.3  # of speed, for which a picture may differ by the rounding of bfloat16
+SKIPS_FILE = "int8.json"
 T = TypeVar("T")
 
 
@@ -60,10 +62,12 @@ class Engine:
     device_lock    held during each network call; calls of several threads alternate
 
     device         auto, cpu, cuda, cuda:N, mps
-    dtype          auto, float32, bfloat16, float16; see `choose_precision`. auto on the CPU: bfloat16 for models with
-                   WIDE channels or more, if it is at least GAIN times as fast as float32 here; float32 for others,
+    dtype          auto, float32, bfloat16, float16, int8; see `choose_precision`. auto on the CPU: bfloat16 for models
+                   with WIDE channels or more, if it is at least GAIN times as fast as float32 here; float32 for others,
                    since for one picture of a small model it is as fast
-    speeds         file that keeps what was measured for that; None: measured once in each process
+                   int8: of the UNet on a CPU, but for layers that do not bear it, see `gesso.runtime.skips`
+    speeds         file that keeps what was measured for that; None: measured once in each process. Beside it lies
+                   SKIPS_FILE, with what was measured for int8
     rows_per_call  batch size: pictures that are computed together. 1 makes every picture the same alone or in a run,
                    bit by bit. More is faster, but matrix products and convolutions choose the order of their sums by
                    the batch size: at the CPU sizes of gesso-mini, 20 steps, 2 to 6 together were 1.5 to 1.8 times as
@@ -180,6 +184,11 @@ class Engine:
             hash_file=self.hash_file,
             device_lock=self.device_lock,
         )
+        if precision.int8:
+            kept = self._speeds.with_name(SKIPS_FILE) if self._speeds is not None else None
+            skips = skips_of(model, kept)
+            model.residency.components["unet"].int8 = int8_weights(model, skips)
+            model.shared.int8 = str(skips)
         if self.memory is None:  # otherwise a plan says what is in memory, and when
             with model.using(*parts.networks):
                 pass
@@ -269,11 +278,13 @@ class Engine:
 
     def environment(self, model: LoadedModel) -> Environment:
         """What can change the last bits of a model's picture besides the request: versions, device, dtype."""
+        kernels = ["gesso-kernels"] if model.packed and has_kernels() else []
+        int8 = [model.shared.int8] if model.shared.int8 else []
         return Environment(
             gesso=gesso.__version__,
             torch=str(torch.__version__),
             python=platform.python_version(),
-            device=describe_device(self.device) + (" gesso-kernels" if model.packed and has_kernels() else ""),
+            device=" ".join([describe_device(self.device), *kernels, *int8]),
             dtype=model.precision.name,
             threads=torch.get_num_threads(),
             rows_per_call=self.rows_per_call,

@@ -10,12 +10,8 @@
 Everything else, and every float32 call, is torch's own.
 """
 
-import ctypes
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,38 +20,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from gesso.nn.attention import gated
+from gesso.runtime.compiled import Sizes, Strides, library
 from gesso.runtime.packing import convolve, double, linear
-
-log = logging.getLogger(__name__)
 
 MAX_HEAD = 512  # numbers of a head: that of the VAE's attention
 FEWEST = 2**20  # products (queries, keys, numbers of all heads) for which a call of the kernel pays
-
-_Sizes, _Strides = ctypes.c_int64 * 5, ctypes.c_int64 * 12
-
-
-@cache
-def _library() -> Any | None:
-    """The kernels; None where they were not built, or the processor lacks what they need."""
-    try:
-        library = ctypes.CDLL(str(Path(__file__).with_name("_kernels.so")))
-    except OSError:  # not built, or torch brings no OpenMP
-        return None
-    try:
-        if not library.gesso_attention_is_supported():
-            return None
-        library.gesso_attention.argtypes = [ctypes.c_void_p] * 4 + [_Sizes, _Strides, ctypes.c_float, ctypes.c_int]
-        library.gesso_gate.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 2 + [ctypes.c_int]
-    except AttributeError as error:  # a checkout that was updated since
-        log.warning("_kernels.so is of another version (%s), so that bfloat16 is slower; build it again", error)
-        return None
-    library.gesso_gate.restype = None
-    return library
-
-
-def has_kernels() -> bool:
-    """Whether attention in bfloat16 is computed by the own kernel."""
-    return _library() is not None
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor | None:
@@ -64,9 +33,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = N
     query [B, H, N, D], key and value [B, H, L, D] bfloat16, of any strides with the D numbers side by side
     -> [B, H, N, D], in memory [B, N, H, D]. scale: 1 / sqrt(D) where none is given.
     """
-    library = _library()
+    kernels = library()
     tensors = (query, key, value)
-    if library is None or any(t.ndim != 4 or t.dtype != torch.bfloat16 or t.device.type != "cpu" for t in tensors):
+    if kernels is None or any(t.ndim != 4 or t.dtype != torch.bfloat16 or t.device.type != "cpu" for t in tensors):
         return None
     batch, heads, queries, dim = query.shape
     keys = key.shape[2]
@@ -75,13 +44,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = N
     query, key, value = (t if t.stride(3) == 1 else t.contiguous() for t in tensors)
     result = torch.empty(batch, queries, heads, dim, dtype=query.dtype).transpose(1, 2)
     strides = [stride for t in (query, key, value, result) for stride in t.stride()[:3]]
-    refused = library.gesso_attention(
+    refused = kernels.gesso_attention(
         query.data_ptr(),
         key.data_ptr(),
         value.data_ptr(),
         result.data_ptr(),
-        _Sizes(batch, heads, queries, keys, dim),
-        _Strides(*strides),
+        Sizes(batch, heads, queries, keys, dim),
+        Strides(*strides),
         dim**-0.5 if scale is None else scale,
         torch.get_num_threads(),
     )
@@ -93,13 +62,13 @@ def gate(x: Tensor) -> Tensor | None:
 
     x [..., 2 D] bfloat16 -> [..., D]
     """
-    library = _library()
-    if library is None or x.dtype != torch.bfloat16 or x.device.type != "cpu" or not x.is_contiguous():
+    kernels = library()
+    if kernels is None or x.dtype != torch.bfloat16 or x.device.type != "cpu" or not x.is_contiguous():
         return None
     width = x.shape[-1] // 2
     result = torch.empty(*x.shape[:-1], width, dtype=x.dtype)
     if width:
-        library.gesso_gate(x.data_ptr(), result.data_ptr(), result.numel() // width, width, torch.get_num_threads())
+        kernels.gesso_gate(x.data_ptr(), result.data_ptr(), result.numel() // width, width, torch.get_num_threads())
     return result
 
 

@@ -374,6 +374,7 @@ class _Shared:
         dtypes = {name: precision.of(name) for name in parts.networks}
         where = parts.files[0] if parts.files else model.name
         self.residency = Residency(parts, model.device, dtypes, where)
+        self.int8: str | None = None  # which layers of the UNet multiply in int8, in a recipe's words
         self.target = Target(model.family.name, model.family.layout, parts.networks)
         self.footprint = Footprint(model.family, self.residency, scores=model.device.type == "mps")
         # What the UNet computes from the text alone, by the run's own conditioning and the dtype of the call.

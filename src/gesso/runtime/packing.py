@@ -1,20 +1,24 @@
-"""Weights of linear layers and convolutions as the processor reads them, for bfloat16 on a CPU.
+"""Weights of linear layers and convolutions as the processor reads them, for bfloat16 and int8 on a CPU.
 
 torch otherwise arranges a weight anew in each call. `pack` does it once, and `linear` and `convolve` compute with it:
 the same bits. A convolution after doubling the size (`gesso.nn.resblock.Upsample`) is more than arranged: each pixel of
 the smaller picture stands in the larger one four times, so that of the nine numbers of a kernel several always meet the
 same value. Summed beforehand, four kernels of 2 x 2 on the smaller picture do the work, each for a quarter of the
 result, with 4/9 of the products; what is off is the rounding of the sums, as the weights themselves are rounded.
+
+A weight may be packed in int8 (`runtime.int8`): the layer then takes and gives bfloat16 as before.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from gesso.runtime.int8 import Weight8, arrange_convolution, arrange_linear, convolve8, linear8, quantize
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,12 @@ class Packed:
     place    address of the plain weight that it was made from: another one (merged adapters) is used as it is
     """
 
-    weights: tuple[Tensor, ...]
+    weights: "Weights"
     dtype: torch.dtype
     place: int
+
+
+Weights = tuple[Tensor | Weight8, ...]
 
 
 @cache
@@ -48,16 +55,22 @@ def is_packable(module: nn.Module) -> bool:
     return type(module) is nn.Linear
 
 
-def pack(module: nn.Module, weight: Tensor, *, doubled: bool = False) -> tuple[Tensor, ...]:
+def pack(module: nn.Module, weight: Tensor, *, doubled: bool = False, int8: bool = False) -> Weights:
     """The weight of such a layer, packed. weight bfloat16, [out, in] or [out, in, h, w].
 
     doubled  the layer is a convolution of 3 x 3 over a picture that was doubled in size
+    int8     it multiplies in int8
     """
+    weights, geometry = [weight], ((0, 0), (1, 1), (1, 1))
     if doubled:
-        return tuple(_arrange(quarter, (0, 0), (1, 1), (1, 1)) for quarter in _quarters(weight))
-    if isinstance(module, nn.Conv2d) and not _is_by_place(module.weight, module.stride, module.padding):
-        return (_arrange(weight, module.padding, module.stride, module.dilation),)
-    return (torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1)),)
+        weights = _quarters(weight)
+    elif isinstance(module, nn.Conv2d) and not _is_by_place(module.weight, module.stride, module.padding):
+        geometry = (_pair(module.padding), _pair(module.stride), _pair(module.dilation))
+    else:
+        flat = weight.flatten(1)
+        return (arrange_linear(flat) if int8 else torch.ops.mkldnn._reorder_linear_weight(flat),)
+    arrange = arrange_convolution if int8 else _arrange
+    return tuple(arrange(each, *geometry) for each in weights)
 
 
 def _arrange(weight: Tensor, padding: Any, stride: Any, dilation: Any) -> Tensor:
@@ -84,10 +97,10 @@ def _quarters(weight: Tensor) -> list[Tensor]:
 def _is_by_place(weight: Tensor, stride: Any, padding: Any) -> bool:
     """A convolution that is a linear layer at each place. As a convolution, oneDNN wants its weight in another layout
     for another size of pictures: 0.2 s for one layer of SD 1.5 at 4 x 4, which a linear layer computes in 1 ms."""
-    return weight.shape[2:] == (1, 1) and _pair(stride) == [1, 1] and _pair(padding) == [0, 0]
+    return weight.shape[2:] == (1, 1) and _pair(stride) == (1, 1) and _pair(padding) == (0, 0)
 
 
-def packed_of(param: Any, dtype: torch.dtype) -> tuple[Tensor, ...] | None:
+def packed_of(param: Any, dtype: torch.dtype) -> Weights | None:
     """What `pack` made of this parameter, if it still has the same numbers."""
     packed: Packed | None = getattr(param, "packed", None)
     if packed is None or packed.dtype != dtype or packed.place != param.data_ptr():
@@ -106,7 +119,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | No
     return _linear(x.contiguous(), packed[0], bias)
 
 
-def _linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+def _linear(x: Tensor, packed: Tensor | Weight8, bias: Tensor | None) -> Tensor:
+    if isinstance(packed, Weight8):
+        return linear8(quantize(x), packed, bias)
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
     return result
 
@@ -137,7 +152,7 @@ def convolve(
 
 def _convolve(
     x: Tensor,
-    packed: Tensor,
+    packed: Tensor | Weight8,
     bias: Tensor | None,
     padding: Any = 0,
     stride: Any = 1,
@@ -145,6 +160,8 @@ def _convolve(
     groups: int = 1,
 ) -> Tensor:
     geometry = [_pair(padding), _pair(stride), _pair(dilation)]
+    if isinstance(packed, Weight8):
+        return convolve8(quantize(x), packed, bias, *geometry)
     result: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *geometry, groups, "none", [], "")
     return result
 
@@ -166,16 +183,28 @@ def double(
     return result
 
 
-def _convolve_doubled(x: Tensor, packed: Sequence[Tensor], bias: Tensor | None, channels: int) -> Tensor:
+def _convolve_doubled(x: Tensor, packed: Weights, bias: Tensor | None, channels: int) -> Tensor:
     rows, columns = x.shape[2:]
     size = (len(x), channels, 2 * rows, 2 * columns)
     result = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last)
+    eight = quantize(x) if isinstance(packed[0], Weight8) else None
     for i, weight in enumerate(packed):
         row, column = divmod(i, 2)
-        padded = F.pad(x, (1 - column, column, 1 - row, row)).contiguous(memory_format=torch.channels_last)
-        result[:, :, row::2, column::2] = _convolve(padded, weight, bias)
+        around = (1 - column, column, 1 - row, row)
+        if eight is not None and isinstance(weight, Weight8):
+            values = _padded(eight.values, around, eight.zero)
+            quarter = convolve8(replace(eight, values=values), weight, bias)
+        else:
+            quarter = _convolve(_padded(x, around), weight, bias)
+        result[:, :, row::2, column::2] = quarter
     return result
 
 
-def _pair(value: Any) -> list[int]:
-    return [value, value] if isinstance(value, int) else list(value)
+def _padded(x: Tensor, around: Sequence[int], value: int = 0) -> Tensor:
+    return F.pad(x, list(around), value=value).contiguous(memory_format=torch.channels_last)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = (value, value) if isinstance(value, int) else value
+    return first, second

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from gesso.errors import GessoError, shorten
+from gesso.runtime.int8 import can_multiply
+from gesso.runtime.packing import can_pack
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -18,11 +20,12 @@ class Precision:
     unet: torch.dtype
     text: torch.dtype
     vae: torch.dtype  # and of the upscaler
+    int8: bool = False  # the UNet's layers that bear it multiply in int8; what lies between them is bfloat16
 
     @property
     def name(self) -> str:
-        """float32, bfloat16 or float16: that of the UNet."""
-        return str(self.unet).removeprefix("torch.")
+        """float32, bfloat16, float16 or int8: that of the UNet."""
+        return "int8" if self.int8 else str(self.unet).removeprefix("torch.")
 
     def of(self, network: str) -> torch.dtype:
         """The dtype of a network by its name: unet, text, text_2, vae, upscaler."""
@@ -67,18 +70,21 @@ def named_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str | torch.dtype, device: torch.device) -> Precision:
-    """auto, float32, bfloat16 or float16, or torch's own, for a device. Raises GessoError.
+    """auto, float32, bfloat16, float16 or int8, or torch's own, for a device. Raises GessoError.
 
     auto is float16 on a GPU, and float32 on the CPU, where an engine takes bfloat16 for full-size models if it is
     faster there (`gesso.runtime.speed`). The text encoder and, under float16, the VAE stay in float32: the text encoder
-    costs little compared to the UNet, and VAE decoders overflow float16.
+    costs little compared to the UNet, and VAE decoders overflow float16. int8 is for the UNet on a CPU; the rest is
+    as in bfloat16.
     """
     name = str(name).removeprefix("torch.")
     if name == "auto":
         name = "float32" if device.type == "cpu" else "float16"
+    if name == "int8":
+        return _int8(device)
     if name not in DTYPES:
         raise GessoError(
-            f"`dtype` {name[:64]}: unknown dtype. Known: auto, {', '.join(DTYPES)}",
+            f"`dtype` {name[:64]}: unknown dtype. Known: auto, {', '.join(DTYPES)}, int8",
             code="dtype_unsupported",
             field="dtype",
         )
@@ -91,6 +97,17 @@ def choose_precision(name: str | torch.dtype, device: torch.device) -> Precision
         )
     dtype = DTYPES[name]
     return Precision(unet=dtype, text=torch.float32, vae=torch.float32 if name == "float16" else dtype)
+
+
+def _int8(device: torch.device) -> Precision:
+    problem = None
+    if device.type != "cpu":
+        problem = f"for CPUs only, found {device}"
+    elif not (can_multiply() and can_pack()):
+        problem = "this processor has no instructions for it (AVX512-VNNI), or this torch does not use them"
+    if problem:
+        raise GessoError(f"`dtype=int8`: {problem}. Use `dtype=auto`", code="dtype_unsupported", field="dtype")
+    return Precision(unet=torch.bfloat16, text=torch.float32, vae=torch.bfloat16, int8=True)
 
 
 def describe_device(device: torch.device) -> str:

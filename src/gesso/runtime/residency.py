@@ -37,9 +37,10 @@ class Component:
         self._streamed: list[Any] = []
         self._packed: list[nn.Parameter] = []
         # Weights of convolutions over a picture that was doubled in size: packed, they are 16/9 as large.
-        self._doubled = {
+        self.doubled = {
             f"{prefix}.conv.weight" for prefix, module in network.named_modules() if isinstance(module, Upsample)
         }
+        self.int8: frozenset[str] = frozenset()  # weights that multiply in int8; set while it is offloaded
         self.is_packed = False
         self.dtype: torch.dtype | None = None  # that it is onloaded or streamed in; None while offloaded
 
@@ -55,10 +56,14 @@ class Component:
 
     def onloaded_nbytes(self, dtype: torch.dtype) -> int:
         """Bytes of memory that the weights take in a dtype, packed where they may be."""
-        numbers = sum(tensor.numel() for tensor in self._stored.values())
-        if dtype == torch.bfloat16 and self.device.type == "cpu":
-            numbers += sum(self._stored[name].numel() for name in self._doubled) * 7 // 9
-        return numbers * dtype.itemsize
+        nbytes = 0
+        for name, tensor in self._stored.items():
+            numbers, size = tensor.numel(), dtype.itemsize
+            if dtype == torch.bfloat16 and self.device.type == "cpu":
+                numbers += numbers * 7 // 9 if name in self.doubled else 0
+                size = 1 if name in self.int8 else size
+            nbytes += numbers * size
+        return nbytes
 
     def largest_layer_nbytes(self, dtype: torch.dtype) -> int:
         """Bytes of the largest layer: what streaming holds at a time."""
@@ -77,12 +82,12 @@ class Component:
         params, stored = dict(self.network.named_parameters()), dict(self._stored)
         with torch.inference_mode(mode=False):  # tensors made in inference mode cannot be changed outside it
             if packed:
-                self._pack(params, {name: stored.pop(name) for name in self._packable()}, dtype)
+                self._pack(params, {name: stored.pop(name) for name in self.packable()}, dtype)
             for name, tensor in _onloaded(stored, dtype, self.device, self.where, MappedFiles.now()):
                 params[name].data = tensor
         self.dtype, self.is_packed = dtype, packed
 
-    def _packable(self) -> Iterator[str]:
+    def packable(self) -> Iterator[str]:
         """Names of the weights that can be packed."""
         for prefix, module in self.network.named_modules():
             name = f"{prefix}.weight" if prefix else "weight"
@@ -95,7 +100,7 @@ class Component:
         for name in sorted(stored, key=lambda name: stored[name].data_ptr()):
             ((_, tensor),) = _onloaded({name: stored[name]}, dtype, self.device, self.where, files)
             module, param = self.network.get_submodule(name.rpartition(".")[0]), params[name]
-            weights = pack(module, tensor, doubled=name in self._doubled)
+            weights = pack(module, tensor, doubled=name in self.doubled, int8=name in self.int8)
             param.packed = Packed(weights, dtype, param.data_ptr())  # type: ignore[attr-defined]
             files.release(stored[name])
             self._packed.append(param)
@@ -130,7 +135,8 @@ class Component:
             names = [f"{prefix}.{name}" if prefix else name for name, _ in layer.named_parameters(recurse=False)]
             if names:
                 stored = {name.rpartition(".")[2]: self._stored[name] for name in names}
-                streamed = _StreamedLayer(self, layer, stored, files)
+                packed = f"{prefix}.weight" if f"{prefix}.weight" in self.int8 else None
+                streamed = _StreamedLayer(self, layer, stored, files, packed)
                 self._streamed += [
                     layer.register_forward_pre_hook(streamed.onload),
                     layer.register_forward_hook(streamed.offload, always_call=True),
@@ -152,9 +158,15 @@ class _StreamedLayer:
     """The parameters of one layer, in memory while it computes."""
 
     def __init__(
-        self, component: Component, layer: nn.Module, stored: Mapping[str, Tensor], files: MappedFiles
+        self,
+        component: Component,
+        layer: nn.Module,
+        stored: Mapping[str, Tensor],
+        files: MappedFiles,
+        int8: str | None,
     ) -> None:
         self.component, self.layer, self.stored, self.files = component, layer, stored, files
+        self.int8 = int8  # its weight's name in the network, if that multiplies in int8
 
     def onload(self, _layer: nn.Module, _inputs: Any) -> None:
         component = self.component
@@ -162,11 +174,17 @@ class _StreamedLayer:
         with torch.inference_mode(mode=False):
             for name, tensor in _onloaded(self.stored, component.dtype, component.device, component.where, self.files):
                 getattr(self.layer, name).data = tensor
+            if self.int8 and component.dtype == torch.bfloat16:
+                param: Any = self.layer.weight
+                weights = pack(self.layer, param.data, doubled=self.int8 in component.doubled, int8=True)
+                param.packed = Packed(weights, component.dtype, param.data_ptr())
 
     def offload(self, _layer: nn.Module, _inputs: Any, _output: Any) -> None:
         for name, tensor in self.stored.items():
             getattr(self.layer, name).data = tensor
             self.files.release(tensor)
+        if self.int8 and hasattr(self.layer.weight, "packed"):
+            del self.layer.weight.packed
 
 
 NO_COMPONENTS: Mapping[str, Component] = MappingProxyType({})

@@ -93,7 +93,7 @@ class ServeSettings:
 
     workers: Annotated[int, _about("Worker", "Worker processes; 0: others work on this queue.", 0, 64)] = 1
     device: Annotated[str, _about("Worker", "Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto"
-    dtype: Annotated[str, _about("Worker", "Compute dtype: auto, float32, bfloat16 or float16.")] = "auto"
+    dtype: Annotated[str, _about("Worker", "Compute dtype: auto, float32, bfloat16, float16 or int8.")] = "auto"
     threads: Annotated[int | None, _about("Worker", "Number of CPU threads.", 1, 1024, "as PyTorch chooses")] = None
     memory: Annotated[
         str | None,

@@ -53,7 +53,7 @@ class EngineOptions:
     """Device, dtype and memory of the engine; see `gesso.runtime.engine.Engine`.
 
     device         auto, cpu, cuda, cuda:1, mps
-    dtype          auto, float32, bfloat16, float16
+    dtype          auto, float32, bfloat16, float16, int8
     threads        of the CPU, for the whole process; None: as many as help, see `usable_threads`
     rows_per_call  pictures that go through the networks together
     max_models     models that stay loaded
@@ -70,7 +70,7 @@ class EngineOptions:
     def __post_init__(self) -> None:
         """Raises ArgumentError for a value of the wrong type; what this machine has, the engine finds out."""
         check_type("device", self.device, (str,), "the name of a device, such as auto, cpu or cuda")
-        check_type("dtype", self.dtype, (str,), "auto, float32, bfloat16 or float16")
+        check_type("dtype", self.dtype, (str,), "auto, float32, bfloat16, float16 or int8")
         check_whole("threads", self.threads, optional=True, also=", or None")
         check_whole("rows_per_call", self.rows_per_call)
         check_whole("max_models", self.max_models)
