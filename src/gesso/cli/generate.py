@@ -327,9 +327,11 @@ def _request(
     if options["outpaint"] is not None:
         values["source.outpaint"] = parse_sides(options["outpaint"])
     second = parse_hires(options["hires"], upscaler=upscaler, **again)
-    few_steps, aside = _faster(options, values) if options["fast"] else ((), "")
+    aside = ""
+    if options["fast"]:
+        loras, aside = _faster(options, values, loras)
     request = TextToImageRequest(
-        prompt=options["prompt_text"] or " ".join(options["prompt"] or []), hires=second, loras=(*few_steps, *loras)
+        prompt=options["prompt_text"] or " ".join(options["prompt"] or []), hires=second, loras=loras
     )
     files: dict[Kind, Mapping[str, Path]] = {
         "lora": lora_files,
@@ -339,23 +341,28 @@ def _request(
     return with_values(request, values), files, aside
 
 
-def _faster(options: Mapping[str, Any], values: dict[str, Any]) -> tuple[tuple[LoraUse, ...], str]:
+def _faster(
+    options: Mapping[str, Any], values: dict[str, Any], loras: tuple[LoraUse, ...]
+) -> tuple[tuple[LoraUse, ...], str]:
     """Adds what --fast means to the values of fields.  -> LoRAs, and what keeps the model from drawing in few steps
 
-    The second is empty where it does, and where the model has no LoRA for that.
+    The second is empty where it does, and where the model has no LoRA for that. A LoRA of its name that is given is
+    taken in its place.
     """
     known = FEW_STEPS.get(DEFAULT_MODEL if options["model"] is None else options["model"])
     if options["start"] is not None or known is None or known.lora not in embedded_extras("lora"):
         values.setdefault("deep_cache", FAST_INTERVAL)
-        return (), ""
+        return loras, ""
     own = [name for name, value in known.values.items() if values.get(name, value) != value]
     own += [name for name in AGAINST_FEW_STEPS if values.get(name)]
     own += [name for name in ("unet", "family", "prediction", "refiner") if options[name] is not None]
     if own:
         values.setdefault("deep_cache", FAST_INTERVAL)
-        return (), ", ".join(f"--{NAMED[name].field.options[0] if name in NAMED else name}" for name in own)
+        return loras, ", ".join(f"--{NAMED[name].field.options[0] if name in NAMED else name}" for name in own)
+    values.setdefault("conventions.lora_mode", "merged")  # quicker than at run time from the second picture on
     values |= known.values
-    return (LoraUse(name=known.lora),), ""
+    own_one = any(use.name.casefold() == known.lora for use in loras)
+    return loras if own_one else (LoraUse(name=known.lora), *loras), ""
 
 
 def _order(request: TextToImageRequest, front: "FrontEnd", sources: Sources, controls: Sequence[ControlFile]) -> Order:

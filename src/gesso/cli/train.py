@@ -292,7 +292,8 @@ def few_steps(
         float | None, typer.Option(min=0, help="Stop after this many minutes; run again to continue.")
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(min=1, help="Number of steps of the teacher to learn from.", show_default="the recipe's")
+        int | None,
+        typer.Option(min=1, help="Number of steps of the teacher to learn from.", show_default="the recipe's"),
     ] = None,
     rank: Annotated[
         int | None, typer.Option(min=1, max=256, help="Rank of the LoRA.", show_default="the recipe's")

@@ -11,7 +11,7 @@ arXiv:1011.0686). No picture is needed, captions are enough.
 Shapes: B batch, C h w of the latents, L tokens of D numbers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from gesso.adapters.names import Target
-from gesso.diffusion.denoiser import Denoiser, per_row, scale_input, target, to_x0
+from gesso.diffusion.denoiser import Denoiser, per_row, scale_input, target
 from gesso.diffusion.guidance import GuidedNetwork
 from gesso.diffusion.samplers.dpmpp import dpmpp_2m
 from gesso.diffusion.samplers.running import sample
@@ -70,18 +70,18 @@ class FewStepRecipe:
 
 CPU_FEW_STEPS = FewStepRecipe(
     steps=4,
-    substeps=3,
+    substeps=2,
     own_share=0.5,
     rank=16,
     plan=Plan(
-        batch_size=32,
-        total_samples=60_000,
+        batch_size=12,
+        total_samples=36_000,
         learning_rate=2e-3,
         warmup_samples=1_000,
         decay_share=0.5,
         ema_decay=0.995,
     ),
-    pool_size=256,
+    pool_size=128,
     passes=3,
 )
 
@@ -103,7 +103,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Lessons:
-    """States z [S, B, C, h, w] at each of the S noise levels of the student, what it should answer, and the captions."""
+    """States z [S, B, C, h, w] at each of S noise levels, what the student should answer there, and the captions."""
 
     z: Tensor
     answers: Tensor
@@ -133,7 +133,13 @@ class FewStepTask:
     """The squared error of the student's output for the step that its teacher takes in several."""
 
     def __init__(
-        self, unet: UNet, text: CLIPTextModel, sampler: SceneSampler, captions: Captions, family: Family, recipe: FewStepRecipe
+        self,
+        unet: UNet,
+        text: CLIPTextModel,
+        sampler: SceneSampler,
+        captions: Captions,
+        family: Family,
+        recipe: FewStepRecipe,
     ) -> None:
         self.unet, self.text, self.sampler, self.captions = unet, text, sampler, captions
         self.family, self.recipe = family, recipe
@@ -292,7 +298,9 @@ def _gap(latents: Tensor, aim: Tensor) -> float:
 class FewSteps:
     """One training of a few-step LoRA in one folder."""
 
-    def __init__(self, base: TrainedModel, folder: Path, recipe: FewStepRecipe = CPU_FEW_STEPS, mix: Mix = FULL_MIX) -> None:
+    def __init__(
+        self, base: TrainedModel, folder: Path, recipe: FewStepRecipe = CPU_FEW_STEPS, mix: Mix = FULL_MIX
+    ) -> None:
         self.base, self.folder, self.recipe = base, folder, recipe
         self.sampler = SceneSampler(base.objects, mix)
 
