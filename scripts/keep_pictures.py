@@ -146,6 +146,10 @@ def drawings() -> dict[str, Drawing]:
     table = Table()
     for part in (_sampling, _conventions, _prompts, _adapters, _controls, _pictures_in, _larger, _noise, _running):
         part(table)
+    small = ("--size", "128", "--seed")
+    table.add("few-steps", "generate", OBJECTS[1], "--fast", *small, "1")
+    table.add("few-steps-comic", "generate", OBJECTS[2], "--fast", "--lora", "comic:0.6", *small, "2")
+    table.add("few-steps-other-settings", "generate", OBJECTS[1], "--fast", "--steps", "8", *small, "3")
     return table.drawings
 
 

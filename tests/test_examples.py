@@ -65,6 +65,7 @@ PARSED_ONLY = {
     "--control canny.safetensors": "a ControlNet for Stable Diffusion",
     "--control lines.safetensors": "a ControlNet of the user's own",
     "--lora fast.safetensors": "a LoRA that was trained from the user's own model",
+    "--lora few-steps.safetensors": "a LoRA that a training makes",
     "--control edges.safetensors": "a ControlNet of the user's own",
     "ip-adapter_sd15.safetensors": "an IP-Adapter and its image encoder",
     "4x-UltraSharp": "an upscaler network of the user's own",

@@ -91,7 +91,7 @@ def adapters(home: Path, names: list[str]) -> None:
         ("generate -o ", FILES, []),
         ("generate --model ", FILES, ["gesso-mini"]),
         ("generate -m ges", FILES, ["gesso-mini"]),
-        ("generate --lora ", FILES, ["comic", "woodcut"]),
+        ("generate --lora ", FILES, ["comic", "few-steps", "woodcut"]),
         ("generate --control ", FILES, ["gesso-edges,image="]),
         ("generate --device c", WORDS, ["cpu", "cuda"]),
         ("'a red car' --stre", WORDS, ["--strength"]),
@@ -107,7 +107,7 @@ def adapters(home: Path, names: list[str]) -> None:
         ("models convert a b --to ", WORDS, ["ldm", "diffusers", "native", "safetensors"]),
         ("models convert a b --dtype ", WORDS, ["fp32", "fp16", "bf16"]),
         ("lora convert a b --to ", WORDS, ["kohya", "peft"]),
-        ("lora info ", FILES, ["comic", "woodcut"]),
+        ("lora info ", FILES, ["comic", "few-steps", "woodcut"]),
         ("evaluate style ", WORDS, ["comic", "line-art", "woodcut"]),
         ("train default-model --stage d", WORDS, ["denoising"]),
         ("metadata copy a ", FILES, []),
@@ -286,7 +286,7 @@ def test_names_of_strangers_are_words_and_never_run(home: Path, tmp_path: Path):
     """
     done = subprocess.run(["bash", "--norc", "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr == ""
-    assert set(done.stdout.splitlines()) == {*ODD, "comic", "woodcut"}
+    assert set(done.stdout.splitlines()) == {*ODD, "comic", "few-steps", "woodcut"}
     assert not list(tmp_path.rglob("pwned"))
 
 
@@ -299,7 +299,7 @@ def test_an_open_quote_is_no_part_of_a_name(home: Path):
 
 def test_a_name_with_a_line_break_is_left_out(home: Path):
     adapters(home, ["two\nlines", "esc\x1b[31m", "plain"])
-    assert sorted(completed(["generate", "--lora", ""])[1:]) == ["comic", "plain", "woodcut"]
+    assert sorted(completed(["generate", "--lora", ""])[1:]) == ["comic", "few-steps", "plain", "woodcut"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

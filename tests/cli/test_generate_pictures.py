@@ -207,3 +207,60 @@ def test_a_fast_picture_says_so_and_is_replayed(capsys: pytest.CaptureFixture[st
     assert "Guidance until: 0.5" in opened("own.png")[1]
     assert said(capsys, "replay", "own.png", "-m", models["mini"], "-o", "again.png")[0] == 0
     assert opened("again.png")[0] == opened("own.png")[0]
+
+
+SMALL = ("generate", "a red cat", "-S", "1", "-q")
+FEW_STEPS = {"num_steps": 4, "guidance_scale": 1.0, "sampler": "euler", "schedule": "sgm_uniform"}
+
+
+def request_of(path: str) -> Any:
+    return read_picture(Path(path))[1].request
+
+
+def test_fast_draws_the_default_model_in_four_steps(capsys: pytest.CaptureFixture[str]):
+    assert said(capsys, *SMALL, "--fast", "-o", "fast.png")[0] == 0
+    request = request_of("fast.png")
+    assert {name: getattr(request, name) for name in FEW_STEPS} == FEW_STEPS
+    assert [lora.name for lora in request.loras] == ["few-steps"]
+    assert (request.deep_cache, request.conventions.lora_mode) == (None, "merged")
+    by_hand = ("--lora", "few-steps", "--steps", "4", "--guidance", "1", "--sampler", "euler")
+    by_hand += ("--set", "lora_mode=merged")
+    assert said(capsys, *SMALL, *by_hand, "-o", "hand.png")[0] == 0
+    assert opened("hand.png")[0] == opened("fast.png")[0]
+    assert said(capsys, "replay", "fast.png", "-q")[:2] == (0, "identical\n")
+
+
+def test_fast_with_a_style_and_what_it_already_says(capsys: pytest.CaptureFixture[str]):
+    more = ("--lora", "comic:0.5", "--steps", "4", "--set", "lora_mode=run")
+    assert said(capsys, *SMALL, "--fast", *more, "-o", "styled.png")[0] == 0
+    request = request_of("styled.png")
+    assert [(lora.name, lora.weight) for lora in request.loras] == [("few-steps", 1.0), ("comic", 0.5)]
+    assert request.conventions.lora_mode == "run"
+    assert said(capsys, *SMALL, "--fast", "--lora", "few-steps:0.9", "-o", "own.png")[0] == 0
+    assert [(lora.name, lora.weight) for lora in request_of("own.png").loras] == [("few-steps", 0.9)]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--steps", "2"), "--steps"),
+        (("--guidance", "3", "--steps", "2"), "--steps, --guidance"),
+        (("--negative-prompt", "a dog", "--sampler", "heun"), "--sampler, --negative-prompt"),
+        (("--sigmas", "10 3 0"), "--sigmas"),
+    ],
+)
+def test_fast_with_other_settings_is_deep_cache_and_says_so(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, ...], named: str
+):
+    code, _, err = said(capsys, *SMALL[:-1], "--fast", *options, "-o", "fast.png")
+    assert code == 0
+    assert f"note: --fast draws by --deep-cache 3: the four steps do not go with {named}\n" in err
+    request = request_of("fast.png")
+    assert (request.deep_cache, request.loras) == (3, ())
+
+
+def test_fast_from_a_picture_keeps_its_steps(capsys: pytest.CaptureFixture[str]):
+    assert said(capsys, *SMALL, "--steps", "2", "-o", "plain.png")[0] == 0
+    assert said(capsys, "generate", "--from", "plain.png", "--fast", "-q", "-o", "fast.png")[0] == 0
+    request = request_of("fast.png")
+    assert (request.num_steps, request.deep_cache, request.loras) == (2, 3, ())

@@ -99,8 +99,8 @@ def test_remove_asks(capsys: Capture, home: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_built_in_adapters_are_listed_and_say_what_comes_before_them(capsys: Capture, home: Path):
     out = models(capsys, "list")[1]
-    rows = {line.split()[0]: line for line in out.splitlines()[1:5]}
-    assert list(rows) == ["gesso-mini", "comic", "woodcut", "gesso-edges"]
+    rows = {line.split()[0]: line for line in out.splitlines()[1:6]}
+    assert list(rows) == ["gesso-mini", "comic", "few-steps", "woodcut", "gesso-edges"]
     assert all("built in" in row and "comes before" not in row for row in rows.values())
     found = as_json(capsys, "info", "gesso-edges")
     assert (found["kind"], found["what"]) == ("controlnet", "a ControlNet")

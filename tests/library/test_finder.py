@@ -55,7 +55,7 @@ def test_a_lora_of_the_user_comes_before_the_built_in_one_of_its_name(finder: Li
 
 def test_files_by_name_leave_the_built_in_ones(tmp_path: Path):
     files = NamedFiles({"lora": {"ink": tmp_path / "ink.safetensors", "comic": tmp_path / "mine.safetensors"}})
-    assert set(files.names("lora")) == {"ink", "comic", "woodcut"}
+    assert set(files.names("lora")) == {"ink", "comic", "few-steps", "woodcut"}
     assert files.find("lora", "woodcut") == embedded_extras("lora")["woodcut"]
     assert files.find("lora", "comic") == tmp_path / "mine.safetensors"
     alone = NamedFiles({"lora": {"ink": tmp_path / "ink.safetensors"}}, builtin=False)

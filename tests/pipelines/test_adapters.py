@@ -15,6 +15,7 @@ from torch import Tensor
 from adapters.files import kohya, lora_parts, saved, target_of
 from adapters.test_lora_parity import attention_only
 from asking import changed
+from gesso.adapters import attaching
 from gesso.adapters.names import Target
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import hash_file
@@ -27,6 +28,7 @@ from gesso.request.finder import NamedFiles
 from gesso.request.parts import LoraUse
 from gesso.request.recipe import Recipe, changes
 from gesso.request.request import TextToImageRequest
+from gesso.runtime import model as model_room
 from gesso.runtime.adapter_cache import AdapterCache
 from gesso.runtime.engine import Engine, LoadedModel
 from gesso.runtime.precision import memory_used
@@ -147,6 +149,34 @@ def test_merged_or_at_run_time_makes_no_difference(pipeline: TextToImage, prompt
     merged = pipeline.pixels(changed(request, lora_mode="merged"))
     assert (run - merged).abs().mean() < 1e-4  # float32 sums in another order, four steps of a random network
     assert (run - pipeline.pixels(REQUEST)).abs().mean() > 1e-2
+
+
+def test_what_was_merged_for_a_picture_serves_the_next(pipeline: TextToImage, monkeypatch: pytest.MonkeyPatch):
+    merged: list[str] = []
+    summed = attaching._Layer._summed
+
+    def counted(layer: Any, strengths: Any) -> Any:
+        merged.append(layer.name)
+        return summed(layer, strengths)
+
+    monkeypatch.setattr(attaching._Layer, "_summed", counted)
+
+    def drawn(weight: float) -> tuple[torch.Tensor, int]:
+        before = len(merged)
+        request = changed(replace(REQUEST, prompt=f"a cat <lora:style:{weight}>"), lora_mode="merged")
+        return pipeline.pixels(request), len(merged) - before
+
+    first, layers = drawn(0.45)  # which no other test has asked for
+    again, more = drawn(0.45)
+    assert layers > 0 and more == 0
+    assert torch.equal(first, again)
+    plain = pipeline.pixels(replace(REQUEST, prompt="a cat"))
+    assert (plain - first).abs().mean() > 1e-3
+    other, more = drawn(0.65)
+    assert more == layers and not torch.equal(other, first)
+    monkeypatch.setattr(model_room, "KEPT_MERGED", 0)  # too large to be kept
+    assert [drawn(0.65)[1], drawn(0.65)[1]] == [layers, layers]
+    assert torch.equal(drawn(0.65)[0], other)
 
 
 def test_strength_changes_over_the_steps(pipeline: TextToImage):

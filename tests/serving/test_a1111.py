@@ -905,7 +905,7 @@ def test_sd_backend_client(backend: A1111Webservice) -> None:
 
 def test_sd_backend_client_lists_everything(backend: A1111Webservice) -> None:
     assert backend.list_checkpoints()[0].name == "gesso-mini.safetensors"
-    assert {lora.name for lora in backend.list_loras()} == {"comic", "woodcut"}
+    assert {lora.name for lora in backend.list_loras()} == {"comic", "few-steps", "woodcut"}
     assert {"euler", "dpmpp_2m"} <= {sampler.name for sampler in backend.list_samplers()}
     assert [upscaler.name for upscaler in backend.list_upscalers()] == ["Lanczos", "Nearest"]
     assert backend.list_vaes() == [] and backend.list_hypernetworks() == [] and backend.get_styles() == []

@@ -737,7 +737,11 @@ def test_sockets_of_a_server_with_sockets(own: Context, caplog: pytest.LogCaptur
 def test_what_there_is_is_told(asking: TestClient) -> None:
     for prefix in ("", "/api"):
         assert asking.get(f"{prefix}/models/checkpoints").json() == ["gesso-mini.safetensors"]
-        assert asking.get(f"{prefix}/models/loras").json() == ["comic.safetensors", "woodcut.safetensors"]
+        assert asking.get(f"{prefix}/models/loras").json() == [
+            "comic.safetensors",
+            "few-steps.safetensors",
+            "woodcut.safetensors",
+        ]
         assert asking.get(f"{prefix}/models/controlnet").json() == ["gesso-edges.safetensors"]
         assert asking.get(f"{prefix}/embeddings").json() == asking.get(f"{prefix}/extensions").json() == []
         assert "checkpoints" in asking.get(f"{prefix}/models").json()

@@ -157,14 +157,14 @@ def test_a_controlnet_is_trained_in_parts_and_steers(atlas, drawn, tmp_path, mon
     assert np.abs(levels(tmp_path / "steered.png") - levels(tmp_path / "plain.png")).mean() > 1
 
 
-@pytest.mark.parametrize("command", [("style", "comic"), ("edges",), ("export",)])
+@pytest.mark.parametrize("command", [("style", "comic"), ("edges",), ("few-steps",), ("export",)])
 def test_a_place_that_is_not_there_is_told_before_the_work(command, tmp_path):
     with pytest.raises(GessoError, match=r"the folder .*nowhere does not exist\. Create it"):
         run(*command, tmp_path / "nowhere" / "made.safetensors", "--folder", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("command", [("style", "comic"), ("edges",), ("export",), ("atlas",)])
+@pytest.mark.parametrize("command", [("style", "comic"), ("edges",), ("few-steps",), ("export",), ("atlas",)])
 def test_an_existing_file_and_a_wrong_ending_are_refused_before_the_work(command, tmp_path):
     ending = ".png" if command == ("atlas",) else ".safetensors"
     place = () if command == ("atlas",) else ("--folder", tmp_path / "run")

@@ -96,6 +96,11 @@ class Attachment:
         return not any(layer.merged for layer in self._layers.values())
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the layers that are changed, which merged weights take once more."""
+        return sum(param.nbytes for layer in self._layers.values() for param in layer.module.parameters(recurse=False))
+
+    @property
     def num_layers(self) -> int:
         """Layers that are changed."""
         return len(self._layers)

@@ -18,7 +18,9 @@ from gesso.cli.sizes import parse_size
 from gesso.errors import GessoError
 from gesso.notices import Notice
 from gesso.request.checks import check_known
+from gesso.request.embedded import FEW_STEPS, embedded_extras
 from gesso.request.finder import Kind
+from gesso.request.parts import LoraUse
 from gesso.request.request import NAMED, TextToImageRequest, with_values
 from gesso.studio.drawing import Order, SavedPicture, check_names, check_words, memory_plans, save_drawn
 from gesso.studio.events import to_all
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 
 FAST_INTERVAL = 3  # of deep features, with --fast: docs/performance.md has what it costs
+AGAINST_FEW_STEPS = ("negative_prompt", "sigmas", "guidance_rescale", "guidance_until", "deep_cache")  # where given
 
 # After which of the command's own options the options of fields come in its help.
 _PLACES = {
@@ -84,7 +87,13 @@ def command(
         ),
     ] = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Draw faster and less exactly: what --deep-cache 3 does, unless it is given.")
+        bool,
+        typer.Option(
+            "--fast",
+            help="Draw faster and less exactly: gesso-mini in four steps, by the LoRA few-steps. Other models, and "
+            "gesso-mini with settings of yours that go against it (steps, guidance, a negative prompt), as "
+            "--deep-cache 3 does.",
+        ),
     ] = False,
     seed_size: Annotated[
         str | None,
@@ -226,7 +235,7 @@ def command(
     put_off_meta()
     if prompt and prompt_text is not None:
         raise GessoError("the prompt is given twice: leave out --prompt, or the words without it", code="usage")
-    request, files = _request(options, fields)
+    request, files, aside = _request(options, fields)
     if not request.prompt.strip() and start is None:
         text = 'the prompt is empty. Describe the picture, for example: gesso generate "a red car"'
         raise GessoError(text, code="prompt_missing", field="prompt")
@@ -257,6 +266,8 @@ def command(
     with Bar(quiet=quiet) as bar:
         for notice in notices:
             bar.note(f"note: {start}: {notice}")
+        if aside:
+            bar.note(f"note: --fast draws by --deep-cache {FAST_INTERVAL}: the four steps do not go with {aside}")
         bar.stage("starting")
         import torch  # noqa: F401  (takes a second or two; the bar is there already)
 
@@ -295,8 +306,11 @@ def command(
 
 def _request(
     options: Mapping[str, Any], fields: Mapping[str, Any]
-) -> tuple[TextToImageRequest, dict[Kind, Mapping[str, Path]]]:
-    """The request that the options describe, without its controls, and the files they name. Raises GessoError."""
+) -> tuple[TextToImageRequest, dict[Kind, Mapping[str, Path]], str]:
+    """The request that the options describe, without its controls, and the files they name. Raises GessoError.
+
+    And what keeps --fast from drawing in a few steps, as `_faster` says it.
+    """
     values = {path: value for path, value in fields.items() if not path.startswith("hires.")}
     again = {path.removeprefix("hires."): value for path, value in fields.items() if path.startswith("hires.")}
     upscaler, upscaler_files = parse_upscaler(again.pop("upscaler", None))
@@ -306,8 +320,6 @@ def _request(
         if {"width", "height"} & values.keys():
             raise GessoError("--size sets --width and --height; give one or the other", code="usage")
         values["width"], values["height"] = parse_size(options["size"], "--size")
-    if options["fast"]:
-        values.setdefault("deep_cache", FAST_INTERVAL)
     if options["seed_size"] is not None:
         values["variation.width"], values["variation.height"] = parse_size(options["seed_size"], "--seed-size")
     if options["sigmas"] is not None:
@@ -315,14 +327,42 @@ def _request(
     if options["outpaint"] is not None:
         values["source.outpaint"] = parse_sides(options["outpaint"])
     second = parse_hires(options["hires"], upscaler=upscaler, **again)
+    aside = ""
+    if options["fast"]:
+        loras, aside = _faster(options, values, loras)
     request = TextToImageRequest(
         prompt=options["prompt_text"] or " ".join(options["prompt"] or []), hires=second, loras=loras
     )
-    return with_values(request, values), {
+    files: dict[Kind, Mapping[str, Path]] = {
         "lora": lora_files,
         "embedding": parse_embeddings(options["embedding"] or []),
         "upscaler": upscaler_files,
     }
+    return with_values(request, values), files, aside
+
+
+def _faster(
+    options: Mapping[str, Any], values: dict[str, Any], loras: tuple[LoraUse, ...]
+) -> tuple[tuple[LoraUse, ...], str]:
+    """Adds what --fast means to the values of fields.  -> LoRAs, and what keeps the model from drawing in few steps
+
+    The second is empty where it does, and where the model has no LoRA for that. A LoRA of its name that is given is
+    taken in its place.
+    """
+    known = FEW_STEPS.get(DEFAULT_MODEL if options["model"] is None else options["model"])
+    if options["start"] is not None or known is None or known.lora not in embedded_extras("lora"):
+        values.setdefault("deep_cache", FAST_INTERVAL)
+        return loras, ""
+    own = [name for name, value in known.values.items() if values.get(name, value) != value]
+    own += [name for name in AGAINST_FEW_STEPS if values.get(name)]
+    own += [name for name in ("unet", "family", "prediction", "refiner") if options[name] is not None]
+    if own:
+        values.setdefault("deep_cache", FAST_INTERVAL)
+        return loras, ", ".join(f"--{NAMED[name].field.options[0] if name in NAMED else name}" for name in own)
+    values.setdefault("conventions.lora_mode", "merged")  # quicker than at run time from the second picture on
+    values |= known.values
+    own_one = any(use.name.casefold() == known.lora for use in loras)
+    return loras if own_one else (LoraUse(name=known.lora), *loras), ""
 
 
 def _order(request: TextToImageRequest, front: "FrontEnd", sources: Sources, controls: Sequence[ControlFile]) -> Order:

@@ -188,7 +188,8 @@ class Adapters:
         if any(callable(unet) for _, unet, _ in strengths):
             return attachment_of({"unet": model.parts.unet}, strengths, merged=merged)
         if merged not in self._constant:
-            self._constant[merged] = attachment_of({"unet": model.parts.unet}, strengths, merged=merged)
+            made = attachment_of({"unet": model.parts.unet}, strengths, merged=merged)
+            self._constant[merged] = model.shared.merged(made) if merged else made
         return self._constant[merged]
 
 

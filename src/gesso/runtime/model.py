@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from gesso.adapters.attaching import Attachment
 from gesso.adapters.names import Target
 from gesso.checkpoints.hashing import sha256_of
 from gesso.errors import GessoError
@@ -30,6 +31,8 @@ from gesso.runtime.seamless import seamless
 from gesso.runtime.tiling import decode_tiled, encode_tiled, upscale_tiled
 from gesso.text.prompt import Piece
 from gesso.text.tokenizer import Tokenizer
+
+KEPT_MERGED = 64 * 2**20  # bytes of merged weights that a model keeps from one run to the next
 
 
 @dataclass(frozen=True)
@@ -379,6 +382,19 @@ class _Shared:
         self.footprint = Footprint(model.family, self.residency, scores=model.device.type == "mps")
         # What the UNet computes from the text alone, by the run's own conditioning and the dtype of the call.
         self.kept: WeakKeyDictionary[Conditioning, dict[torch.dtype, Kept]] = WeakKeyDictionary()
+        self._merged: Attachment | None = None
+
+    def merged(self, attachment: Attachment) -> Attachment:
+        """The merged adapters of the last run, if they are the same: they need not be merged again. Else these.
+
+        Only small ones are kept: their weights lie in memory besides the model's.
+        """
+        if attachment.nbytes > KEPT_MERGED:
+            return attachment
+        last = self._merged
+        if last is None or last.key != attachment.key:
+            self._merged = last = attachment
+        return last
 
     @cached_property
     def files(self) -> tuple[tuple[str, str], ...]:
