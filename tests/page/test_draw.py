@@ -321,24 +321,24 @@ def test_prompts_of_before_come_back(server: PageServer, tab: Any) -> None:
     assert sheet.get_by_role("listitem").all_inner_texts() == ["a blue house", "a red car"]
 
 
-@pytest.mark.parametrize("options", [{}, {"viewport": PHONE}, {"locale": "de-DE"}], ids=["wide", "phone", "German"])
-def test_what_it_is_going_to_cost_is_said_on_one_line_while_others_are_drawn(
-    server: PageServer, tabs: Any, options: dict[str, Any]
-) -> None:
-    jobs = [server.submit(LONG), server.submit(LONG)]
-    tab = tabs(server, **options)
-    tab.open()
-    hints = tab.page.locator('[data-plan="known"] .hint')
-    hints.nth(2).wait_for()  # time, memory, and what waits before it
-    lines = hints.evaluate_all("all => all.map(one => one.getBoundingClientRect()).map(one => [one.top, one.right])")
-    room = tab.page.locator("[data-plan]").bounding_box()
-    assert len({top for top, _ in lines}) == 1 and lines[-1][1] <= room["x"] + room["width"], (lines, room)
-    assert re.fullmatch(r"2 (jobs before it|before|Aufträge davor)", hints.nth(2).inner_text())
+def test_what_it_is_going_to_cost_is_said_on_one_line_while_others_are_drawn(server: PageServer, tabs: Any) -> None:
+    jobs = [server.submit({**LONG, "num_steps": 900}) for _ in range(2)]  # until all three have been looked at
+    for options in ({}, {"viewport": PHONE}, {"locale": "de-DE"}):
+        tab = tabs(server, **options)
+        tab.open()
+        hints = tab.page.locator('[data-plan="known"] .hint')
+        hints.nth(2).wait_for()  # time, memory, and what waits before it
+        lines = hints.evaluate_all(
+            "all => all.map(one => one.getBoundingClientRect()).map(one => [one.top, one.right])"
+        )
+        room = tab.page.locator("[data-plan]").bounding_box()
+        assert len({top for top, _ in lines}) == 1 and lines[-1][1] <= room["x"] + room["width"], (options, lines, room)
+        assert re.fullmatch(r"2 (jobs before it|before|Aufträge davor)", hints.nth(2).inner_text()), options
     for job in jobs:
         server.api.post(f"/v1/jobs/{job['id']}/cancel")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_the_title_tells_how_far_it_is(server: PageServer, tabs: Any, scheme: str) -> None:
     tab = tabs(server, color_scheme=scheme)
     tab.open()
