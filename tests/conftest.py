@@ -27,6 +27,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("gesso", deadline=None)
 settings.load_profile("gesso")
 
+# Of its examples, a property has one in so many in the quick run, and all of them with the slow tests.
+EXAMPLES_APART, LEAST_EXAMPLES = 4, 20
+
 
 def is_local(address: object) -> bool:
     """True for a unix socket's path and for the loopback addresses of IPv4 and IPv6."""
@@ -77,9 +80,23 @@ LONG = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.markexpr == "not slow":
+        fewer_examples(items)
+    if hasattr(config, "workerinput"):
+        long_ones_first(items)
+
+
+def fewer_examples(items: list[pytest.Item]) -> None:
+    """For the quick run: fewer examples of each property that Hypothesis draws them for."""
+    for test in {item.function for item in items if isinstance(item, pytest.Function)}:
+        if getattr(test, "is_hypothesis_test", False):
+            own: settings = test._hypothesis_internal_use_settings  # type: ignore[attr-defined]  # there is no other way
+            count = max(own.max_examples // EXAMPLES_APART, min(own.max_examples, LEAST_EXAMPLES))
+            test._hypothesis_internal_use_settings = settings(own, max_examples=count)  # type: ignore[attr-defined]
+
+
+def long_ones_first(items: list[pytest.Item]) -> None:
     """For the workers: long files first, then those with the most tests; within a file nothing changes."""
-    if not hasattr(config, "workerinput"):
-        return
     tests = Path(__file__).parent
     places = {name: place for place, name in enumerate(LONG)}
     if missing := [name for name in places if not (tests / name).exists()]:

@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator
 from page.served import PageServer
 
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
-# No process is started ahead for a page that may come: each test opens one. Of two such options the last holds, so those
-# of Playwright's that matter here are in it again.
+# No process is started ahead for a page that may come: each test opens one. Of two such options the last holds, so that
+# those of Playwright's that matter here are in it again.
 WITHOUT = (
     *("SpareRendererForSitePerProcess", "PaintHolding", "HttpsUpgrades", "HttpsFirstBalancedModeAutoEnable"),
     *("MediaRouter", "OptimizationHints", "NetworkTimeServiceQuerying", "AvoidUnnecessaryBeforeUnloadCheckSync"),
