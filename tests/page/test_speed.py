@@ -164,7 +164,7 @@ def test_thumbnails_that_have_flown_past_are_loaded_no_more(large: PageServer, t
     tab.open("library")
     tab.page.locator("[data-picture]").first.wait_for()
     seen = 0
-    for _ in range(40):
+    for _ in range(25):
         tab.page.mouse.move(400, 500)
         tab.page.mouse.wheel(0, 1000)
         tab.page.wait_for_timeout(100)
