@@ -27,6 +27,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("gesso", deadline=None)
 settings.load_profile("gesso")
 
+# Of its examples, a property has one in so many in the quick run, and all of them with the slow tests.
+EXAMPLES_APART, LEAST_EXAMPLES = 4, 20
+
 
 def is_local(address: object) -> bool:
     """True for a unix socket's path and for the loopback addresses of IPv4 and IPv6."""
@@ -57,10 +60,18 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     guard(socket, "getaddrinfo", lambda host, *_rest: (host or "",))
 
 
+# Files that one worker of pytest-xdist takes one after the other, since they share what is dear to start: the server
+# and the browser of tests/page. Two groups, so that two workers have them.
+TOGETHER = (
+    ("page/test_draw.py", "page/test_know.py", "page/test_safety.py"),
+    ("page/test_change.py", "page/test_access.py", "page/test_library.py", "page/test_speed.py"),
+)
+
 # Folders and files that take long for how few tests they have: they start processes, browsers or databases. Workers of
 # pytest-xdist take whole files, and begin with these, so that none of them is left to one worker while others are done.
 LONG = (
-    *("page", "tuning/test_run.py", "pipelines/test_threads.py", "cli/test_tune.py", "runtime/test_plan.py"),
+    *(file for files in TOGETHER for file in files),
+    *("tuning/test_run.py", "pipelines/test_threads.py", "cli/test_tune.py", "runtime/test_plan.py"),
     *("serving/test_worker.py", "serving/test_store.py", "serving/test_upgrade.py", "serving/test_page_routes.py"),
     *("serving/test_faults.py", "serving/test_watching.py", "serving/test_objects.py", "serving/test_command.py"),
     *("serving/test_kill.py", "test_examples.py", "test_setup.py", "test_packaging.py", "test_plugins.py"),
@@ -69,21 +80,54 @@ LONG = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.markexpr == "not slow":
+        fewer_examples(items)
+    if hasattr(config, "workerinput"):
+        long_ones_first(items)
+
+
+def fewer_examples(items: list[pytest.Item]) -> None:
+    """For the quick run: fewer examples of each property that Hypothesis draws them for."""
+    for test in {item.function for item in items if isinstance(item, pytest.Function)}:
+        if getattr(test, "is_hypothesis_test", False):
+            own: settings = test._hypothesis_internal_use_settings  # type: ignore[attr-defined]  # there is no other way
+            count = max(own.max_examples // EXAMPLES_APART, min(own.max_examples, LEAST_EXAMPLES))
+            test._hypothesis_internal_use_settings = settings(own, max_examples=count)  # type: ignore[attr-defined]
+
+
+def long_ones_first(items: list[pytest.Item]) -> None:
     """For the workers: long files first, then those with the most tests; within a file nothing changes."""
-    if not hasattr(config, "workerinput"):
-        return
     tests = Path(__file__).parent
     places = {name: place for place, name in enumerate(LONG)}
     if missing := [name for name in places if not (tests / name).exists()]:
         raise pytest.UsageError(f"tests/conftest.py: LONG names {', '.join(missing)}, which is not there")
+    if alone := {path.name for path in (tests / "page").glob("test_*.py")} - {Path(name).name for name in places}:
+        raise pytest.UsageError(f"tests/conftest.py: TOGETHER lacks {', '.join(sorted(alone))} of tests/page")
     counts = Counter(item.path for item in items)
 
     def order(item: pytest.Item) -> tuple[int, int, str]:
         path = item.path.relative_to(tests)
-        place = places.get(path.as_posix(), places.get(path.parts[0], len(places)))
-        return place, -counts[item.path], str(path)
+        return places.get(path.as_posix(), len(places)), -counts[item.path], str(path)
 
     items.sort(key=order)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """What gives out files to the workers; files of one group of TOGETHER count as one."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    tests = Path(__file__).parent.relative_to(config.rootpath).as_posix()
+    group_of = {f"{tests}/{file}": files[0] for files in TOGETHER for file in files}
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return group_of.get(file, file)
+
+    return Scheduling(config, log)
 
 
 # Importing torch, diffusers and the files of tests makes millions of objects that stay. The garbage collector goes

@@ -5,6 +5,7 @@ import copy
 import json
 import pickle
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -26,14 +27,19 @@ from gesso.text.prompt import PromptError
 from gesso.text.prompt import Reason as PromptReason
 
 ROOT = Path(__file__).parents[1]
-SOURCES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "src/gesso").rglob("*.py"))}
 REASONS = {*get_args(ModelFileReason), *get_args(PromptReason)}
 NOTES = {"Notice", "note"}  # what makes a notice, by the name that is called
 
 
+@cache
+def sources() -> dict[Path, ast.Module]:
+    """Every file of the package, parsed; not while tests are collected, which each worker does."""
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "src/gesso").rglob("*.py"))}
+
+
 def calls() -> Iterator[tuple[str, str, ast.Call]]:
     """(where, the name that is called, the call) of all calls in the package."""
-    for path, tree in SOURCES.items():
+    for path, tree in sources().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
                 name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
@@ -83,7 +89,7 @@ def test_every_code_is_used() -> None:
     for _, name, call in calls():
         if (value := code_of(call)) is not None:
             (notices if name in NOTES else errors).update(constants(value))
-    for tree in SOURCES.values():
+    for tree in sources().values():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 for line in node.body:
@@ -142,7 +148,7 @@ MADE = [
 def test_no_kind_of_error_is_left_out() -> None:
     named = {
         node.name
-        for tree in SOURCES.values()
+        for tree in sources().values()
         for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "GessoError" for base in node.bases)
     }

@@ -1,7 +1,7 @@
 """A browser's tab, as a person would use it, which remembers everything that went wrong in it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,17 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator
 from page.served import PageServer
 
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
-ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--force-color-profile=srgb"]
+# No process is started ahead for a page that may come: each test opens one. Of two such options the last holds, so that
+# those of Playwright's that matter here are in it again.
+WITHOUT = (
+    *("SpareRendererForSitePerProcess", "PaintHolding", "HttpsUpgrades", "HttpsFirstBalancedModeAutoEnable"),
+    *("MediaRouter", "OptimizationHints", "NetworkTimeServiceQuerying", "AvoidUnnecessaryBeforeUnloadCheckSync"),
+    *("DestroyProfileOnBrowserClose", "ThirdPartyStoragePartitioning", "AvoidCorsURLLoaderRestartOnRedirect"),
+)
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--force-color-profile=srgb"),
+    f"--disable-features={','.join(WITHOUT)}",
+]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
 WAIT = 60_000  # milliseconds that something may take to appear, on a machine that does much else
 VIEWS = ("draw", "change", "library", "models", "queue", "grids")
@@ -126,8 +136,8 @@ class Tab:
 
     # ---- what it is like ---------------------------------------------------------------------------------------------
 
-    def axe(self) -> list[dict[str, Any]]:
-        """What axe-core finds here that is serious or critical."""
+    def axe(self, rules: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """What axe-core finds here that is serious or critical, by these rules of it or by all."""
         if not self.js("() => 'axe' in window"):
             self.js(AXE.read_text(encoding="utf-8") + "; undefined")
         # Fading in, a view has not yet the colours that it is going to have.
@@ -135,7 +145,8 @@ class Tab:
             "() => Promise.allSettled(document.getAnimations().filter(one => one.effect.getComputedTiming()"
             ".iterations < 9).map(one => one.finished))"
         )
-        found = self.js("() => axe.run(document, {resultTypes: ['violations']})")
+        only = {} if rules is None else {"runOnly": list(rules)}
+        found = self.js("only => axe.run(document, {resultTypes: ['violations'], ...only})", only)
         return [one for one in found["violations"] if one["impact"] in ("serious", "critical")]
 
     def shifts(self, *, after: float = 0.0) -> list[dict[str, Any]]:

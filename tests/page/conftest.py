@@ -1,4 +1,4 @@
-"""What the tests of the page share: one real server a process, one browser a file, a tab a test."""
+"""What the tests of the page share: one real server and one browser a process, a tab a test."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,7 +10,9 @@ import pytest
 
 from page.served import PageServer
 
+HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+BROWSER = pytest.StashKey[tuple[Any, ExitStack]]()
 
 
 @pytest.fixture(scope="session")
@@ -34,19 +36,31 @@ def server(house: PageServer) -> PageServer:
     return house
 
 
-@pytest.fixture(scope="module")  # Playwright's event loop runs until it ends, and other tests could start none
-def browser() -> Iterator[Any]:
-    """Chromium, without a window."""
+@pytest.fixture
+def browser(request: pytest.FixtureRequest) -> Any:
+    """Chromium, without a window. It is there until the last test of this folder: `pytest_runtest_teardown`."""
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt install chromium")
-    from playwright.sync_api import sync_playwright
+    stash = request.session.stash
+    if BROWSER not in stash:
+        from playwright.sync_api import sync_playwright
 
-    from page.browsing import ARGUMENTS
+        from page.browsing import ARGUMENTS
 
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield running
-        running.close()
+        with ExitStack() as stack:
+            playwright = stack.enter_context(sync_playwright())
+            running = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+            stack.callback(running.close)
+            stash[BROWSER] = running, stack.pop_all()
+    return stash[BROWSER][0]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """The browser ends with the tests of this folder: while Playwright's event loop runs, others could start none."""
+    if (nextitem is None or HERE not in nextitem.path.parents) and BROWSER in item.session.stash:
+        item.session.stash[BROWSER][1].close()
+        del item.session.stash[BROWSER]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -93,6 +94,17 @@ class PageServer:
         assert self._process is None
         with closing(sqlite3.connect(self.folder / "queue.sqlite3")) as database, database:
             database.execute("UPDATE jobs SET lease_until = 0 WHERE lease_until IS NOT NULL")
+
+    def copy(self, folder: Path, **settings: Any) -> "PageServer":
+        """Another server, not yet started, with the queue and the pictures that this one has now."""
+        other = PageServer(folder, **settings)
+        shutil.copytree(self.folder, other.folder, ignore=shutil.ignore_patterns("queue.sqlite3*"))
+        with (
+            closing(sqlite3.connect(self.folder / "queue.sqlite3")) as ours,
+            closing(sqlite3.connect(other.folder / "queue.sqlite3")) as theirs,
+        ):
+            ours.backup(theirs)
+        return other
 
     def close(self) -> None:
         self.stop()

@@ -143,7 +143,7 @@ def test_two_tabs_agree_on_jobs_and_keep_their_own_prompts(server: PageServer, t
 
 def test_nothing_moves_while_previews_arrive(server: PageServer, tab: Any) -> None:
     tab.open()
-    write(tab, "a red car", pictures=4, steps=12)
+    write(tab, "a red car", pictures=2, steps=12)
     tab.page.wait_for_timeout(500)
     tab.button(ONE).click()
     tab.page.locator("article[data-job]").wait_for()
@@ -151,7 +151,7 @@ def test_nothing_moves_while_previews_arrive(server: PageServer, tab: Any) -> No
     since = tab.now()
     tab.page.locator("article img").first.wait_for()
     job_at(tab, "succeeded")
-    tab.page.locator("img[data-picture]").nth(3).wait_for()
+    tab.page.locator("img[data-picture]").nth(1).wait_for()
     shifts = tab.shifts(after=since)
     assert sum(one["value"] for one in shifts) < 0.01, shifts
 
@@ -181,6 +181,7 @@ def test_words_that_the_model_does_not_know_are_marked_as_they_are_typed(server:
 
 
 def test_a_selection_is_weighed_by_keys_and_completed(server: PageServer, tab: Any) -> None:
+    tab.allow("400 POST .*/v1/prompts")  # of a LoRA whose name is half typed, or nowhere
     tab.open()
     field = tab.field("Prompt")
     field.fill("a red car")
@@ -253,7 +254,9 @@ def test_drafts_are_drawn_while_one_writes_and_one_of_them_in_full(server: PageS
     assert draft["prompt"] == "a red car on a yellow background" and draft.get("num_images", 1) == 1
     tab.button(ONE).last.click()
     server.until(lambda: len(server.jobs()) == 1 and server.jobs()[0]["request"]["num_images"] == 4)
-    full = server.wait(server.jobs()[0]["id"], "succeeded")["request"]
+    (job,) = server.jobs()
+    server.api.post(f"/v1/jobs/{job['id']}/cancel")  # what it is going to be is known
+    full = job["request"]
     assert full["seed"] == draft["seed"] and full["num_steps"] is None and draft["num_steps"] == 7
     tab.reload()
     tab.page.wait_for_timeout(1200)
@@ -321,24 +324,24 @@ def test_prompts_of_before_come_back(server: PageServer, tab: Any) -> None:
     assert sheet.get_by_role("listitem").all_inner_texts() == ["a blue house", "a red car"]
 
 
-@pytest.mark.parametrize("options", [{}, {"viewport": PHONE}, {"locale": "de-DE"}], ids=["wide", "phone", "German"])
-def test_what_it_is_going_to_cost_is_said_on_one_line_while_others_are_drawn(
-    server: PageServer, tabs: Any, options: dict[str, Any]
-) -> None:
-    jobs = [server.submit(LONG), server.submit(LONG)]
-    tab = tabs(server, **options)
-    tab.open()
-    hints = tab.page.locator('[data-plan="known"] .hint')
-    hints.nth(2).wait_for()  # time, memory, and what waits before it
-    lines = hints.evaluate_all("all => all.map(one => one.getBoundingClientRect()).map(one => [one.top, one.right])")
-    room = tab.page.locator("[data-plan]").bounding_box()
-    assert len({top for top, _ in lines}) == 1 and lines[-1][1] <= room["x"] + room["width"], (lines, room)
-    assert re.fullmatch(r"2 (jobs before it|before|Aufträge davor)", hints.nth(2).inner_text())
+def test_what_it_is_going_to_cost_is_said_on_one_line_while_others_are_drawn(server: PageServer, tabs: Any) -> None:
+    jobs = [server.submit({**LONG, "num_steps": 900}) for _ in range(2)]  # until all three have been looked at
+    for options in ({}, {"viewport": PHONE}, {"locale": "de-DE"}):
+        tab = tabs(server, **options)
+        tab.open()
+        hints = tab.page.locator('[data-plan="known"] .hint')
+        hints.nth(2).wait_for()  # time, memory, and what waits before it
+        lines = hints.evaluate_all(
+            "all => all.map(one => one.getBoundingClientRect()).map(one => [one.top, one.right])"
+        )
+        room = tab.page.locator("[data-plan]").bounding_box()
+        assert len({top for top, _ in lines}) == 1 and lines[-1][1] <= room["x"] + room["width"], (options, lines, room)
+        assert re.fullmatch(r"2 (jobs before it|before|Aufträge davor)", hints.nth(2).inner_text()), options
     for job in jobs:
         server.api.post(f"/v1/jobs/{job['id']}/cancel")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_the_title_tells_how_far_it_is(server: PageServer, tabs: Any, scheme: str) -> None:
     tab = tabs(server, color_scheme=scheme)
     tab.open()

@@ -24,13 +24,16 @@ NODES = 4000  # of the document, with those that are in it no more and are still
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
-    """A server with as many pictures as somebody has after some years."""
-    made = PageServer(tmp_path_factory.mktemp("large"))
+def large(house: PageServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
+    """A server with as many pictures as somebody has after some years. Nothing is drawn by it."""
+    if not house.is_running:
+        house.start()
+    house.clear()
+    house.drawn()
+    made = house.copy(tmp_path_factory.mktemp("large"), workers=0)
     try:
-        made.start()
-        made.drawn()
         fill(made.folder / "queue.sqlite3", PICTURES, EVERY)
+        made.start()
         yield made
     finally:
         made.close()
@@ -150,7 +153,7 @@ def flat(large: PageServer, tabs: Any, seconds: float) -> None:
 
 
 def test_scrolling_leaves_nothing_behind(large: PageServer, tabs: Any) -> None:
-    flat(large, tabs, 6)
+    flat(large, tabs, 3)
 
 
 def test_thumbnails_that_have_flown_past_are_loaded_no_more(large: PageServer, tabs: Any) -> None:
@@ -161,7 +164,7 @@ def test_thumbnails_that_have_flown_past_are_loaded_no_more(large: PageServer, t
     tab.open("library")
     tab.page.locator("[data-picture]").first.wait_for()
     seen = 0
-    for _ in range(40):
+    for _ in range(25):
         tab.page.mouse.move(400, 500)
         tab.page.mouse.wheel(0, 1000)
         tab.page.wait_for_timeout(100)

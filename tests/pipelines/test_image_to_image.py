@@ -122,7 +122,11 @@ def test_what_is_not_masked_stays_bit_by_bit(pipeline: TextToImage, blend: str):
     assert (soft[:, 38:] == np.asarray(image)[:, 38:]).all()
 
 
-@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+# Three drawings each: one in three is quick.
+@pytest.mark.parametrize(
+    "sampler",
+    [pytest.param(name, marks=() if i % 3 == 0 else pytest.mark.slow) for i, name in enumerate(sorted(SAMPLERS))],
+)
 def test_latents_outside_the_mask_end_as_the_picture(pipeline: TextToImage, sampler: str):
     """Whatever the sampler does inside: nothing is masked, so the picture passes through the autoencoder alone."""
     image, nothing = source(), Image.new("L", (64, 64))

@@ -37,7 +37,7 @@ def _ctrl_c():
 # ---- the loop --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 8))])
 def test_at_a_random_moment_the_state_is_whole_and_ends_with_the_same_bits(tmp_path, seed):
     begin = time.monotonic()
     whole = fit(Line(), plan(1600), tmp_path / "whole")

@@ -35,7 +35,13 @@ def made(root: Path, folder: Path, optimizer: str, steps: int = 6) -> TuningRun:
     return TuningRun(settings, root / "model.safetensors", folder, cache=root / "cache")
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+# Ours; of the packages' one that averages, and one whose moments are no floats.
+QUICK = ("adamw", "muon", "schedulefree", "adamw8bit")
+
+
+@pytest.mark.parametrize(
+    "optimizer", [pytest.param(one, marks=() if one in QUICK else pytest.mark.slow) for one in OPTIMIZERS]
+)
 def test_it_goes_on_with_the_same_bits(optimizer: str, root: Path, tmp_path: Path) -> None:
     if optimizer in PACKAGED:
         pytest.importorskip(PACKAGED[optimizer].module)

@@ -307,7 +307,7 @@ def test_settings_say_nothing_of_what_follows_from_the_model(root, tmp_path):
     assert replace(run.settings, steps=9) != run.settings
 
 
-@pytest.mark.parametrize("train_text", [False, True])
+@pytest.mark.parametrize("train_text", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_preset_of_a_card_on_a_cpu(train_text, root, tmp_path):
     """Weights and products in bfloat16, factors in float32, checkpointed blocks, samples in between."""
     rows = []

@@ -40,10 +40,8 @@ class Estimate:
 
 def estimate(family: Family, settings: TuningSettings, bucket: tuple[int, int]) -> Estimate:
     """What one step needs, with pictures of one bucket, in pixels of the VAE's picture. Reads nothing."""
-    networks = empty_networks(family, family.name)
-    for network in networks.values():
-        network.requires_grad_(False)
-    parameters, layers = _trained(family, networks, replace(settings, dropout=0.0))
+    networks = _networks(family)
+    parameters, layers = _trained(family, networks, settings)
     rows = settings.batch_size or 1
     height, width = bucket[1] // family.vae.downscale, bucket[0] // family.vae.downscale
     x = torch.empty(rows, family.unet.in_channels, height, width, device="meta")
@@ -96,8 +94,21 @@ def estimate(family: Family, settings: TuningSettings, bucket: tuple[int, int]) 
     )
 
 
+def trained_parameters(family: Family, settings: TuningSettings) -> int:
+    """How many numbers learn: those of `estimate`, without the look at a step that makes it long."""
+    return _trained(family, _networks(family), settings)[0]
+
+
+def _networks(family: Family) -> dict[str, nn.Module]:
+    networks = empty_networks(family, family.name)
+    for network in networks.values():
+        network.requires_grad_(False)
+    return networks
+
+
 def _trained(family: Family, networks: Mapping[str, nn.Module], settings: TuningSettings) -> tuple[int, int]:
     """How many numbers learn, and in or beside how many layers."""
+    settings = replace(settings, dropout=0.0)
     if settings.kind == "embedding":
         texts = text_networks(networks)
         return settings.vectors * sum(one.config.dim for one in texts.values()), len(texts)

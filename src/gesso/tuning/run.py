@@ -35,7 +35,7 @@ from gesso.tuning.conditions import is_cut, unknown_words
 from gesso.tuning.controlling import ControlLearner, ControlTask, make_control, write_control
 from gesso.tuning.dataset import DataSet, Defaults
 from gesso.tuning.distilling import Distillation, DistilTask
-from gesso.tuning.estimate import Estimate, estimate, operations_per_second, seconds_of
+from gesso.tuning.estimate import Estimate, estimate, operations_per_second, seconds_of, trained_parameters
 from gesso.tuning.files import save_embedding
 from gesso.tuning.hints import Hints, hints_for
 from gesso.tuning.judging import SAMPLE_STEPS, Judge, is_checked, rows_of_reports, verdict_on, with_samples
@@ -250,7 +250,7 @@ class TuningRun:
         """Of the result, about."""
         if self.settings.kind == "full":
             return 2 * sum(p.numel() for network in self.stored.networks.values() for p in network.parameters())
-        return (4 if self.settings.kind == "embedding" else 2) * self.estimate.parameters
+        return (4 if self.settings.kind == "embedding" else 2) * trained_parameters(self.family, self.settings)
 
     def _by_subset(self) -> list[tuple[Any, int]]:
         counts = Counter(one.example.subset for one in self.survey.found)
@@ -277,7 +277,7 @@ class TuningRun:
         if group.rank == 0:
             self._claim_folder()
         group.wait()
-        parameters = self.estimate.parameters
+        parameters = trained_parameters(self.family, self.settings)
         if self.is_done and is_checked(self.settings, self.folder):  # the command again: nothing is left to do
             if group.rank == 0:
                 self._page(parameters)
