@@ -12,8 +12,9 @@ from gesso.cli.main import run as main
 from gesso.cli.train import app
 from gesso.errors import GessoError
 from gesso.families.loading import load_parts
-from gesso.mini import controlnet, style_lora
+from gesso.mini import controlnet, few_steps, style_lora
 from gesso.mini.controlnet import CPU_CONTROL
+from gesso.mini.few_steps import CPU_FEW_STEPS
 from gesso.mini.recipes import RECIPES, STAGES
 from gesso.mini.style_lora import CPU_LORA
 from gesso.scenes.glyphs import save_atlas
@@ -134,6 +135,26 @@ def test_a_lora_is_trained_in_parts_and_draws(atlas, drawn, tmp_path, monkeypatc
     said(capsys, *drawn, "--lora", path, "-o", tmp_path / "lines.png")
     assert np.abs(levels(tmp_path / "lines.png") - levels(tmp_path / "plain.png")).mean() > 1
     assert "lines" in said(capsys, "lora", "info", path)[0]
+
+
+def test_few_steps_are_trained_in_parts_and_draw(atlas, drawn, tmp_path, monkeypatch, capsys):
+    recipe = replace(CPU_FEW_STEPS, pool_size=8, precision="float32", report_prompts=2, plan=quick(CPU_FEW_STEPS.plan))
+    monkeypatch.setattr(few_steps, "CPU_FEW_STEPS", recipe)
+    path, folder = tmp_path / "few-steps.safetensors", tmp_path / "run"
+    command = ("train", "few-steps", path, "--folder", folder, "--atlas", atlas, "--rank", 2, "--overwrite")
+
+    _, err = said(capsys, *command, "--minutes", 0)
+    assert err == f"stopped early; run again to continue from {folder}\n"
+    assert not path.exists()
+    said(capsys, *command, "--samples", 12)
+    out, _ = said(capsys, *command, "--samples", 24)
+    assert out.splitlines()[-1] == f"{path} rank=2 bytes={path.stat().st_size}"
+    assert steps(folder) == [0, 3, 6]
+
+    fast = ("generate", "a red car", "--seed", "1", "-q", "--fast")
+    said(capsys, *fast, "--lora", path, "-o", tmp_path / "own.png")
+    said(capsys, *fast, "-o", tmp_path / "fast.png")
+    assert np.abs(levels(tmp_path / "own.png") - levels(tmp_path / "fast.png")).mean() > 1
 
 
 @pytest.mark.slow  # the same command as for a LoRA, above; tests/mini/test_controlnet.py trains one

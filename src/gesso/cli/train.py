@@ -314,7 +314,7 @@ def few_steps(
         gesso train few-steps few-steps.safetensors
         gesso train few-steps few-steps.safetensors --minutes 30
         gesso train few-steps few-steps.safetensors --processes 2
-        gesso generate "a red car" --lora few-steps.safetensors --steps 4 --guidance 1 --sampler euler
+        gesso generate "a red car" --lora few-steps.safetensors --fast
     """
     from gesso.training.group import run_group
     from gesso.training.loop import last_facts
