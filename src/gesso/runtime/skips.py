@@ -28,7 +28,7 @@ from gesso.runtime.model import LoadedModel
 from gesso.runtime.packing import Packed, convolve, linear, pack
 from gesso.runtime.plan import MemoryPlan
 
-BOUND = 0.05  # of the difference to bfloat16, relative root mean square over the numbers of an output
+BOUND = 0.02  # of the difference to bfloat16, relative root mean square over the numbers of an output
 FEWEST = 32  # channels in and out, below which a layer is not worth it: the first and the last
 PROMPTS = ("a photograph of a red bicycle in front of a house", "")
 TIMES = (0.98, 0.6, 0.2)  # of the schedule, from noise to the picture
