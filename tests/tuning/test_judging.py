@@ -239,6 +239,26 @@ def test_prompts_put_the_subject_where_no_picture_shows_it():
     assert [one.text for one in given.yours] == ["a lobster in a hat"] * 3
 
 
+@pytest.mark.parametrize(
+    ("captions", "trigger", "first"),
+    [
+        (
+            ["a zorb", "a small zorb on a gray background", "a zorb left of a cat", "a zorb above a car"],
+            "zorb",
+            "a zorb ",
+        ),
+        (["zorb sitting on a sofa", "my zorb", "zorb in the snow with a ball"], "zorb", "zorb "),
+        (["a cat, zorb", "two dogs in a wood, zorb", "zorb, a house"], "zorb", "a cat "),
+        (["a zorb cat", "a zorb house", "a zorb tree on a hill"], "zorb", "a cat "),
+        (["a cat in the style of zorb", "a house in the style of zorb"], "zorb", "a cat "),
+    ],
+)
+def test_a_trigger_is_a_thing_where_captions_call_one_by_it(captions, trigger, first):
+    made = judge_prompts(captions, 4, trigger=trigger)
+    assert made.yours[0].text.startswith(first)
+    assert all(trigger in one.text and not set(captions) & {one.text} for one in made.yours)
+
+
 def test_the_direction_tells_two_groups_apart():
     rng = np.random.default_rng(0)
     base, yours = rng.normal(0, 1, (60, 12)), rng.normal(0, 1, (60, 12))
