@@ -18,6 +18,7 @@ from gesso.tuning.class_pictures import draw_class_pictures
 from gesso.tuning.estimate import estimate
 from gesso.tuning.files import check_fits
 from gesso.tuning.learners import make_learner
+from gesso.tuning.result import result_in
 from gesso.tuning.run import TuningRun
 from gesso.tuning.settings import TuningSettings, completed, read_settings
 from tiny_models import save_tiny_mini
@@ -152,6 +153,48 @@ def test_a_lora_carries_the_word_that_it_learned(root: Path, tmp_path: Path) -> 
     assert any("teapot" in str(notice) for notice in plain.notices)
     assert not any("teapot" in str(notice) for notice in steered.notices)
     assert plain.image.tobytes() != steered.image.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "trigger", "learned", "new"),
+    [
+        ("lora", "mini.safetensors", "teapot", "teapot", []),
+        ("lora", "mini.safetensors", "cat", "", []),
+        ("lora", "sd", "teapot", "", []),
+        ("full", "mini.safetensors", "a zorp teapot", "", ["zorp", "teapot"]),
+        ("full", "mini.safetensors", "cat", "", []),
+        ("full", "sd", "teapot", "", []),
+    ],
+)
+def test_a_trigger_that_the_vocabulary_lacks_becomes_a_word(
+    kind: str, model: str, trigger: str, learned: str, new: list[str], root: Path, tmp_path: Path
+) -> None:
+    facts = made(root, tmp_path, kind, model, trigger=trigger).explain()
+    assert (facts["learned_word"], facts["new_words"], facts["unknown_words"]) == (learned, new, [])
+
+
+def test_a_whole_model_gets_its_trigger_into_the_vocabulary(root: Path, tmp_path: Path) -> None:
+    """DreamBooth's rare token: no word of gesso-mini's is rare, so there is a new one."""
+    run = made(root, tmp_path, "full", trigger="teapot", learning_rate=1e-3)
+    assert run.train()
+    path = tmp_path / "mine.safetensors"
+    run.write(path)
+    before, after = (load_parts(one, dtype=None) for one in (root / "mini.safetensors", path))
+    assert after.tokenizer.words == (*before.tokenizer.words, "teapot")
+    old, table = before.text.token_embedding.weight, after.text.token_embedding.weight
+    assert torch.equal(table[:-1], old)
+    assert 0.5 < float(table[-1].float().std() / old.float().std()) < 2
+    assert not torch.equal(after.unet.conv_in.weight, before.unet.conv_in.weight)
+    engine = Engine("cpu", "float32")
+    draw = TextToImage(engine, engine.load(path))
+    (teapot,), (nothing,) = (
+        draw(TextToImageRequest(prompt=prompt, seed=1, num_steps=2)) for prompt in ("a teapot", "a kettle")
+    )
+    assert teapot.notices == () and any("kettle" in str(notice) for notice in nothing.notices)
+    again = tmp_path / "again.safetensors"
+    result_in(tmp_path / "run", root / "mini.safetensors").write(again)
+    assert load_file(again).keys() == load_file(path).keys()
+    assert all(torch.equal(value, load_file(again)[name]) for name, value in load_file(path).items())
 
 
 def test_samples_are_drawn_with_the_word(root: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ SETTINGS = (
         bool,
         NETWORK,
         "Learn the trigger as a word, too (pivotal tuning); the file carries it.",
-        "as it is",
+        "where it is unknown",
         kinds=("lora",),
     ),
     Setting("vectors", int, NETWORK, "Vectors of the word; each takes a token.", "4 of them", kinds=WORDS),
@@ -624,6 +624,10 @@ def explained(facts: Mapping[str, Any]) -> list[str]:
     ]
     if facts["class_pictures"]:
         lines.append(f"class       {facts['class_pictures']} pictures for prior preservation")
+    if facts["learned_word"]:
+        lines.append(f"word        {printable(facts['learned_word'])}, learned with the pictures; the file brings it")
+    if facts["new_words"]:
+        lines.append(f"word        {printable(' '.join(facts['new_words']))}, new in the model's vocabulary")
     if facts["hints"]:
         lines.append(f"hints       {facts['hints']}")
     if facts["masks"]:
@@ -675,9 +679,10 @@ def warnings_of(facts: Mapping[str, Any]) -> list[str]:
         if len(groups) > MAX_GROUPS:
             lines.append(f"{len(groups) - MAX_GROUPS} more groups of pictures {words}; --json names them all")
     if facts["unknown_words"]:
+        can = facts["kind"] in ("lora", "full") and not facts["learned_word"] and not facts["new_words"]
         lines.append(
             f"{facts['family']} does not know {_names(facts['unknown_words'])}: these words are left out, here and "
-            f"when you draw{'; --learn-word makes one of the trigger' if facts['kind'] == 'lora' else ''}"
+            f"when you draw{'; --trigger makes one of them a word' if can else ''}"
         )
     if facts["cut_captions"]:
         lines.append(f"{facts['cut_captions']} captions are longer than the text encoder reads; their ends are cut")

@@ -52,6 +52,7 @@ from gesso.tuning.survey import Survey, bucket_counts, survey
 from gesso.tuning.task import CHECKPOINTED, TuningTask
 from gesso.tuning.tracking import TensorBoard
 from gesso.tuning.verdict import Verdict
+from gesso.tuning.vocabulary import learns_word, load_named, named, new_words
 
 # What may differ when a run goes on: how long it is, and what is shown on the way.
 _MAY_DIFFER = {
@@ -113,7 +114,9 @@ class TuningRun:
                 field="device",
             )
         settings = replace(settings, preset=preset_for(settings.preset, self.device.type, _memory(self.device)))
-        self.stored = load_parts(model, dtype=None, check=False)
+        plain = load_parts(model, dtype=None, check=False)
+        self.new_words, self.stored = new_words(plain, settings), named(plain, settings)
+        settings = replace(settings, learn_word=learns_word(self.stored, settings))
         self.family = _trainable(self.stored, model)
         _check_name(settings)
         check_installed(settings.optimizer)
@@ -212,6 +215,8 @@ class TuningRun:
             "deep": [path.name for path in found.deep],
             "cmyk": [path.name for path in found.cmyk],
             "cut_captions": sum(is_cut(self.stored, caption) for caption in captions),
+            "learned_word": s.trigger if s.learn_word else "",
+            "new_words": self.new_words,
             "unknown_words": unknown_words(self.stored, captions, self._words),
             "held_out": sorted(path.name for path in held),
             "notes": list(self.data.notes),
@@ -401,7 +406,7 @@ class TuningRun:
 
     def _parts(self) -> ModelParts:
         """The model with its numbers, on the device."""
-        parts = load_parts(self.model, device=self.device, dtype=torch.float32)
+        parts = load_named(self.model, self.settings, device=self.device, dtype=torch.float32)
         if self.settings.base == "bfloat16":
             for name, network in parts.networks.items():
                 if name == "unet" or (name.startswith("text") and not self.settings.train_text):

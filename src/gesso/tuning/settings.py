@@ -38,7 +38,8 @@ class TuningSettings:
     trigger              word that is put before captions that lack it; the name of an embedding
     class_prompt         prompt of pictures of the class that the model draws itself, before the training
     preserve             class that stays as it is without the LoRA, in place of the trigger; needs no pictures
-    learn_word           the trigger of a LoRA is a word that learns, too, of `vectors` that begin as `init`
+    learn_word           the trigger of a LoRA is a word that learns, too, of `vectors` that begin as `init`; None:
+                         where the model's own vocabulary lacks it
     data, model, output  folder or TOML file of the data set; model file, folder or name; file that is written
     resolution           pixels a side of a square of the buckets' area; None: the model's own
     min_bucket, max_bucket, bucket_step  sides of buckets in pixels; None: half and twice the resolution
@@ -88,7 +89,7 @@ class TuningSettings:
     include_reserved: bool = False
     held_out: int | None = field(default=None, metadata=_limits(0, 1000))
     # The embedding.
-    learn_word: bool = False
+    learn_word: bool | None = None
     vectors: int = field(default=4, metadata=_limits(1, 75))
     init: str = ""
     # The network.
