@@ -1,9 +1,7 @@
 """Own pictures into gesso-mini, as a user would do it, and a judge that no training has seen.
 
     python benchmarks/own_pictures.py judge --folder /tmp/own
-    python benchmarks/own_pictures.py run lora dreambooth embedding --folder /tmp/own
-    python benchmarks/own_pictures.py run style layouts --folder /tmp/own
-    python benchmarks/own_pictures.py table --folder /tmp/own
+    python benchmarks/own_pictures.py lora dreambooth zorb style layouts table --folder /tmp/own
 
 Ten pictures of a thing that gesso-mini has no word for, and twenty in a style that does not come with it, are composed
 into folders as a user would have them: PNGs with a caption beside each. Everything is trained and drawn by the command
@@ -18,21 +16,21 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from gesso.mini.judging.composition import Prompt, judge, prompt_set, wilson
 from gesso.mini.judging.control import foreground, iou
 from gesso.mini.judging.detector import Detection, Detector, detect, load_detector
 from gesso.mini.judging.judge_training import JudgePlan, make_judge
 from gesso.mini.judging.model_pictures import ModelPictures
-from gesso.mini.judging.style import accuracy, renderers, train_classifier
+from gesso.mini.judging.style import StyleClassifier, accuracy, renderers, train_classifier
 from gesso.request.request import TextToImageRequest
 from gesso.scenes.caption import Captioner
 from gesso.scenes.glyphs import render_glyphs
@@ -214,8 +212,9 @@ def drawn(folder: Path, name: str, prompts: Sequence[str], *options: str) -> np.
     files = [where / f"{number:04}-1.png" for number in range(1, len(prompts) + 1)]
     if not all(one.exists() for one in files):
         lines = folder / f"{name}.prompts"
-        lines.write_text("\n".join(prompts) + "\n", encoding="utf-8")
-        gesso("batch", str(lines), "-S", "1", "-o", str(where), *options, log=folder / f"{name}.log")
+        told = [json.dumps({"prompt": one, "seed": 1 + number}) for number, one in enumerate(prompts)]
+        lines.write_text("\n".join(told) + "\n", encoding="utf-8")
+        gesso("batch", str(lines), "-o", str(where), *options, log=folder / f"{name}.log")
     return np.stack([np.asarray(Image.open(one).convert("RGB")) for one in files])
 
 
@@ -252,12 +251,10 @@ def object_trial(folder: Path, name: str, thing: str, kind: str, options: Sequen
     file = train(folder, name, kind, str(pictures), *options)
     use = {"full": "-m", "dreambooth": "-m", "embedding": "--embedding"}.get(kind, "--lora"), str(file)
     asked = [replace(one, text=spelled(one.text, thing, word)) for one in prompts_about(place, PROMPTS)]
-    if kind == "embedding":  # its word is the file's name
-        asked = [replace(one, text=spelled(one.text, thing, name)) for one in asked]
     texts = [one.text for one in asked]
     detector = load_detector(TABLE, folder / "judge.safetensors").detector
     own = drawn(folder, f"{name}.drawn", texts, *use)
-    plain = drawn(folder, f"{name}.untrained", texts)
+    plain = drawn(folder, f"{thing}.untrained", [one.text for one in prompts_about(place, PROMPTS)])
     note(folder, name, judged=judged(detector, own, asked, place), untrained=judged(detector, plain, asked, place))
     before = composition(folder, "untrained")
     after = before if kind == "embedding" else composition(folder, name, *use)  # other prompts do not have its word
@@ -288,8 +285,8 @@ def spelled(text: str, thing: str, word: str) -> str:
 # ---- a style ---------------------------------------------------------------------------------------------------------
 
 
-class LongShadow(Renderer):
-    """Flat design: three tones a colour, and a shadow that runs from each object to the lower right corner."""
+class NightGlow(Renderer):
+    """Night: the background deep and bluish, objects that shine, and a halo of warm light around each."""
 
     def __call__(self, scene: Scene, size: int) -> np.ndarray:
         """-> uint8 [size, size, 3]"""
@@ -298,38 +295,51 @@ class LongShadow(Renderer):
         outlined = replace(
             scene, background="white", items=tuple(replace(one, tint=None, style="silhouette") for one in scene.items)
         )
-        mask = 1 - super().__call__(outlined, size).astype(np.float64)[..., :1] / 255
-        shadow, by = mask.copy(), 1
-        while by < size:  # everything to the upper left casts it
-            shadow[by:, by:] = np.maximum(shadow[by:, by:], shadow[:-by, :-by].copy())
-            by *= 2
-        towards = np.full(3, 150.0 if scene.background == "black" else 0.0)
-        lying = bare + 0.4 * shadow * (towards - bare)
-        flat = (plain / 255 * 3).round() * 85  # of the objects alone: backgrounds keep their colour
-        drawn = plain - (1 - mask) * bare + (1 - mask) * lying
-        return np.where(mask > 0.95, flat, drawn).round().clip(0, 255).astype(np.uint8)
+        shape = 255 - super().__call__(outlined, size)[..., 0]
+        mask = shape[..., None] / 255
+        soft = Image.fromarray(shape).filter(ImageFilter.GaussianBlur(size / 16))
+        halo = np.asarray(soft, np.float64)[..., None] / 255
+        night = 0.25 * bare + np.array((4.0, 8.0, 40.0))
+        lit = night + 1.2 * halo * (np.array((255.0, 236.0, 170.0)) - night)
+        drawn = plain - (1 - mask) * bare + (1 - mask) * lit.clip(0, 255)
+        return drawn.round().clip(0, 255).astype(np.uint8)
 
 
-STYLE = "long-shadow"
+STYLE = "night-glow"
 STYLED: dict[Category, float] = {
     "single": 3.0, "background": 4.0, "colours": 3.0, "two": 3.0, "position": 2.0, "counting": 3.0, "attribution": 2.0,
 }  # fmt: skip
 
 
+def style_judge(folder: Path, draws: dict[str, Renderer]) -> StyleClassifier:
+    """A classifier of the styles, trained once on composed pictures."""
+    path, eyes = folder / f"{STYLE}-judge.pt", load_detector(KNOWN).detector
+    if not path.exists():
+        torch.save(train_classifier(eyes, KNOWN, draws).state_dict(), path)
+    classifier = StyleClassifier(eyes, list(draws))
+    classifier.load_state_dict(torch.load(path, weights_only=True))
+    return classifier.eval()
+
+
+def style_prompts() -> tuple[Prompt, ...]:
+    """A hundred prompts about combinations that no training has seen."""
+    return prompt_set(KNOWN, 98, 3, every_object=False) + prompt_set(KNOWN, 7, 4, every_object=False)[:2]
+
+
 def style_trial(folder: Path, name: str, options: Sequence[str]) -> None:
     """Twenty pictures in a style become a style."""
     glyphs = render_glyphs([thing.glyph for thing in KNOWN])
-    draws = {**renderers(glyphs), STYLE: LongShadow(glyphs)}
+    draws = {**renderers(glyphs), STYLE: NightGlow(glyphs)}
     rng, captioner = np.random.default_rng(5), Captioner(KNOWN)
     kinds = [kind for kind, share in STYLED.items() for _ in range(round(share))]
     scenes = [SceneSampler(KNOWN, {kind: 1.0})(rng) for kind in kinds]
     own = [(captioner(scene, rng), draws[STYLE](scene, SIZE)) for scene in scenes]
     file = train(folder, name, "lora", str(write_pictures(folder / STYLE, own)), *options)
-    asked = prompt_set(KNOWN, 98, 3, every_object=False) + prompt_set(KNOWN, 7, 4, every_object=False)[:2]
+    asked = style_prompts()
     texts = [one.text for one in asked]
     styled = drawn(folder, f"{name}.drawn", texts, "--lora", str(file))
     plain = drawn(folder, f"{name}.untrained", texts)
-    classifier = train_classifier(load_detector(KNOWN).detector, KNOWN, draws)
+    classifier = style_judge(folder, draws)
     shares = accuracy(classifier, KNOWN, draws, count=210, seed=1)
     found = {"judged": classifier.kinds_of(styled), "untrained": classifier.kinds_of(plain)}
     told = {
@@ -383,7 +393,7 @@ def layout_trial(folder: Path, name: str, options: Sequence[str]) -> None:
     for number, scene in enumerate(scenes):
         Image.fromarray(layout_of(scene)).save(hints / f"{number:03}.png")
     file = train(folder, name, "controlnet", str(data), "--hints", str(hints), *options)
-    asked = prompt_set(KNOWN, 98, 3, every_object=False) + prompt_set(KNOWN, 7, 4, every_object=False)[:2]
+    asked = style_prompts()
     asked = tuple(replace(one, scene=moved(one.scene, rng)) for one in asked)
     pipeline = Studio(EngineOptions(threads=1)).open(ModelChoice(model="gesso-mini"))
     plain = ModelPictures(pipeline.engine, pipeline.model, TextToImageRequest(prompt="-"))
@@ -429,22 +439,61 @@ def in_place(item: Item, seen: Detection) -> bool:
     )
 
 
+# ---- all of them -----------------------------------------------------------------------------------------------------
+
+OBJECT = "microscope"
+# What is typed after `gesso train KIND FOLDER`, and what the thing is called.
+OBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "lora": ("lora", "", ("--trigger", OBJECT)),
+    "lora-alone": ("lora", "", ("--trigger", OBJECT, "--class-pictures", "0")),
+    "dreambooth": ("dreambooth", "", ("--trigger", OBJECT)),
+    "dreambooth-class": ("dreambooth", "", ("--trigger", OBJECT, "--class-prompt", "a camera")),
+    "zorb": ("embedding", "zorb", ()),  # an embedding is called by its file's name
+}
+OTHERS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
+    "style": (style_trial, ()),
+    "layouts": (layout_trial, ("--caption-dropout", "0.5", "--train-steps", "600")),
+}
+
+
+def show_table(folder: Path) -> None:
+    """What was found, as a table of Markdown."""
+    print("| trial | judged | untrained | other prompts: before, after | CPU minutes | peak memory |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name in (*OBJECTS, *OTHERS):
+        path = folder / f"{name}.json"
+        if not path.exists():
+            continue
+        told = json.loads(path.read_text(encoding="utf-8"))
+        key = "in_place" if name == "layouts" else "recognised"
+        shares = [f"{told[which][key]} of {told[which]['of']}" for which in ("judged", "untrained")]
+        low, high = told["judged"]["interval"]
+        other = told.get("composition", {})
+        kept = f"{other['before']['all']:.2f}, {other['after']['all']:.2f}" if other else ""
+        cost = told["training"]
+        print(
+            f"| {name} | {shares[0]} ({low:.2f} to {high:.2f}) | {shares[1]} | {kept} | {cost['cpu_seconds'] / 60:.1f} "
+            f"| {cost['mib']} MiB |"
+        )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("judge", "run"))
-    parser.add_argument("trial", nargs="*")
+    parser.add_argument("what", choices=("judge", "table", *OBJECTS, *OTHERS), nargs="+")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/own"))
-    parser.add_argument("--samples", type=int, default=40_000)
-    given, rest = parser.parse_known_args()
+    parser.add_argument("--samples", type=int, default=40_000, help="composed pictures that the judge learns from")
+    parser.add_argument("--thing", choices=[one.name for one in NEW], default=OBJECT)
+    given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    if given.what == "judge":
-        make_the_judge(given.folder, given.samples)
-    else:
-        name, *trial = given.trial
-        if trial == ["layouts"]:
-            layout_trial(given.folder, name, rest)
-        elif trial == ["style"]:
-            style_trial(given.folder, name, rest)
+    for name in given.what:
+        if name == "judge":
+            make_the_judge(given.folder, given.samples)
+        elif name == "table":
+            show_table(given.folder)
+        elif name in OBJECTS:
+            kind, word, options = OBJECTS[name]
+            options = tuple(given.thing if one == OBJECT else one for one in options)
+            object_trial(given.folder, name, given.thing, kind, options, word=word)
         else:
-            thing, kind, word = trial
-            object_trial(given.folder, name, thing, kind, rest, word=word if word != "-" else "")
+            trial, options = OTHERS[name]
+            trial(given.folder, name, options)

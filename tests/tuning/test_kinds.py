@@ -258,12 +258,12 @@ def test_what_learns_stays_in_full_precision_and_is_counted() -> None:
 def test_pictures_of_the_class_are_drawn_once(root: Path, tmp_path: Path) -> None:
     given = {"device": "cpu", "seed": 3, "steps": 1}
     model = root / "mini.safetensors"
-    assert draw_class_pictures(model, "a red cat", 2, tmp_path / "class", **given) == 2  # type: ignore[arg-type]
+    assert draw_class_pictures(model, ["a red cat"] * 2, tmp_path / "class", **given) == 2  # type: ignore[arg-type]
     files = {path.name: path.read_bytes() for path in (tmp_path / "class").iterdir()}
     assert files.keys() == {"0000.png", "0000.txt", "0001.png", "0001.txt"}
     assert files["0000.txt"] == b"a red cat\n" and files["0000.png"] != files["0001.png"]
     (tmp_path / "class" / "0001.txt").unlink()  # as a run that was cut off leaves it
-    assert draw_class_pictures(model, "a red cat", 2, tmp_path / "class", **given) == 1  # type: ignore[arg-type]
+    assert draw_class_pictures(model, ["a red cat"] * 2, tmp_path / "class", **given) == 1  # type: ignore[arg-type]
     assert {path.name: path.read_bytes() for path in (tmp_path / "class").iterdir()} == files
 
 

@@ -82,7 +82,7 @@ SETTINGS = (
         metavar="TEXT",
         kinds=("lora",),
     ),
-    Setting("class_pictures", int, DATA, "How many of them.", "100, gesso-mini 48"),
+    Setting("class_pictures", int, DATA, "How many of them; 0: none.", "100, gesso-mini 48"),
     Setting("resolution", int, DATA, "Pixels a side of a square picture; others have its area.", "the model's"),
     Setting("buckets", bool, DATA, "Keep the aspect ratio of pictures, or crop all to squares.", "keep it"),
     Setting("enlarge", bool, DATA, "Enlarge small pictures, or train on them at their size.", "enlarge them"),
@@ -316,7 +316,8 @@ def dreambooth(**given: Any) -> None:
     """
     if given.get("settings") is None:
         for field, instead in (("trigger", ""), ("class_prompt", "reg")):
-            if not given.get(field) and not given.get(instead):
+            own = field == "class_prompt" and given.get("model") in (None, "gesso-mini")  # it draws what it knows
+            if not own and not given.get(field) and not given.get(instead):
                 option = _OPTIONS[field] + (f" or {_OPTIONS[instead]}" if instead else "")
                 raise GessoError(f"{option} is missing: DreamBooth needs it. Without, use train full", code="usage")
     _command("full", given)
@@ -469,8 +470,7 @@ def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> No
         Bar(quiet=quiet or group.rank > 0) as bar,
         stopping(lambda: bar.note(STOPPING)) as stop,
     ):
-        if settings.class_prompt:
-            settings = group.first(lambda: _with_class(settings, path, folder, explain=explain, bar=bar, stop=stop))
+        settings = group.first(lambda: _with_class(settings, path, folder, explain=explain, bar=bar, stop=stop))
         run = TuningRun(
             settings,
             path,
@@ -555,21 +555,24 @@ def stopping(told: Callable[[], object]) -> Iterator[Stop]:
 def _with_class(
     settings: "TuningSettings", model: Path, folder: Path, *, explain: bool, bar: Bar, stop: Stop
 ) -> "TuningSettings":
-    """The settings with the folder of pictures of the class, which are drawn now unless this only explains."""
-    from gesso.tuning.class_pictures import draw_class_pictures, how_many
+    """The settings with the folder of pictures that the model draws itself, now unless this only explains."""
+    from gesso.tuning.class_pictures import class_prompts, draw_class_pictures
 
-    count, where = how_many(settings, model), folder / CLASS_FOLDER
+    prompts, where = class_prompts(settings, model), folder / CLASS_FOLDER
+    if not prompts:
+        return settings
     if explain:
         if not where.exists():
-            prompt = printable(repr(settings.class_prompt))
-            bar.note(f"note: first, {count} pictures of {prompt} are drawn into {where}; they are not counted below")
+            shown = printable(repr(settings.class_prompt)) if settings.class_prompt else "things that the model knows"
+            bar.note(
+                f"note: first, {len(prompts)} pictures of {shown} are drawn into {where}; they are not counted below"
+            )
             return settings
         return replace(settings, reg=str(where))
     show = _progress(bar, stop)
     draw_class_pictures(
         model,
-        settings.class_prompt,
-        count,
+        prompts,
         where,
         device=settings.device,
         seed=settings.seed,

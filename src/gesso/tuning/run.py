@@ -9,7 +9,7 @@ run.write(path)
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -205,8 +205,8 @@ class TuningRun:
                 {"picture": one.example.path.name, "width": one.size[0], "height": one.size[1]}
                 for one in found.enlarged
             ],
-            "duplicates": [[path.name for path in group] for group in found.twins],
-            "alike": [[path.name for path in group] for group in found.alike],
+            "duplicates": self._own_groups(found.twins),
+            "alike": self._own_groups(found.alike),
             "reserved": [{"picture": path.name, "by": by} for path, by in found.reserved],
             "reserved_used": s.include_reserved,
             "generated": [path.name for path in found.generated],
@@ -237,6 +237,12 @@ class TuningRun:
             "seconds": float(f"{step * s.steps:.3g}"),
             "report_seconds": float(f"{seconds_of(rows * self.estimate.row_flops, speed):.3g}"),
         }
+
+    def _own_groups(self, groups: Sequence[Sequence[Path]]) -> list[list[str]]:
+        """Names of the pictures to learn in each group; pictures of the class may look the same."""
+        own = {one.example.path for one in self.survey.own}
+        named = [[path.name for path in group if path in own] for group in groups]
+        return [group for group in named if len(group) > 1]
 
     def _hint_words(self) -> str:
         """Where a ControlNet's hints come from; "" for other kinds. Looks for all of them."""
