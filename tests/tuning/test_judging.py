@@ -192,6 +192,20 @@ def test_old_weights_go_and_the_best_stays(place, tmp_path):
     assert len(kept) <= 2 and 6 in kept and verdict_on(run.folder).best in kept
 
 
+def test_where_the_best_step_is_gone_the_next_best_is_the_file(done, tmp_path):
+    """A report may make an earlier step the best whose weights went when it was not."""
+    folder = tmp_path / "run"
+    shutil.copytree(done.folder, folder)
+    scores = {one.step: one.score.value for one in verdict_on(folder).steps}
+    gone = best_step(folder)
+    (folder / "steps" / f"{gone:06d}.safetensors").unlink()
+    left = [step for step in scores if step != gone]
+    assert best_step(folder) in left and scores[best_step(folder)] == max(scores[step] for step in left)
+    for step in left:
+        (folder / "steps" / f"{step:06d}.safetensors").unlink()
+    assert best_step(folder) is None
+
+
 def test_a_full_disk_keeps_what_was_there(place, tmp_path, monkeypatch):
     run = made(place, tmp_path)
     full = type("Usage", (), {"free": 1000})

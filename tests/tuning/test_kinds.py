@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.finder import NamedFiles
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
+from gesso.scenes.vocabulary import things
 from gesso.training.loop import load_average, load_state
-from gesso.tuning.class_pictures import draw_class_pictures
+from gesso.tuning.class_pictures import class_prompts, draw_class_pictures, known_prompts
 from gesso.tuning.estimate import estimate
 from gesso.tuning.files import check_fits
 from gesso.tuning.learners import make_learner
@@ -265,6 +267,38 @@ def test_pictures_of_the_class_are_drawn_once(root: Path, tmp_path: Path) -> Non
     (tmp_path / "class" / "0001.txt").unlink()  # as a run that was cut off leaves it
     assert draw_class_pictures(model, ["a red cat"] * 2, tmp_path / "class", **given) == 1  # type: ignore[arg-type]
     assert {path.name: path.read_bytes() for path in (tmp_path / "class").iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({"trigger": "teapot"}, 64),
+        ({"trigger": "teapot", "kind": "full", "class_pictures": 5}, 5),
+        ({"trigger": "teapot", "class_pictures": 0}, 0),
+        ({"trigger": "teapot", "reg": "elsewhere"}, 0),
+        ({"trigger": "teapot", "preserve": "cat"}, 0),
+        ({"trigger": "teapot", "kind": "embedding"}, 0),  # the model stays as it is
+        ({}, 0),  # a style
+    ],
+)
+def test_beside_a_trigger_the_model_draws_what_it_knows(changes: dict[str, Any], count: int, root: Path) -> None:
+    settings = TuningSettings(**({"data": str(root / "pictures")} | changes))
+    prompts = class_prompts(settings, root / "mini.safetensors")
+    tokenizer = load_parts(root / "mini.safetensors", dtype=None).tokenizer
+    assert not any(tokenizer.unknown_words(prompt) for prompt in prompts)
+    assert len(set(prompts)) == len(prompts) <= count and bool(prompts) == bool(count)
+    assert class_prompts(settings, root / "sd") == []
+    one = replace(settings, class_prompt="a red cat", class_pictures=3)
+    assert class_prompts(one, root / "mini.safetensors") == ["a red cat"] * 3
+
+
+def test_what_a_model_knows_is_asked_in_many_ways() -> None:
+    names = [thing.name for thing in things()]
+    prompts = known_prompts(names, 64, 0)
+    assert len(set(prompts)) == 64 and known_prompts(names, 64, 1) != prompts == known_prompts(names, 64, 0)
+    assert sum(any(f" {word} " in text for word in ("left", "right", "above", "below")) for text in prompts) > 3
+    assert sum("background" in text for text in prompts) > 8
+    assert not any("cat" in text for text in known_prompts(names, 64, 0, lambda text: "cat" not in text))
 
 
 def test_settings_of_a_kind_are_read_again(root: Path, tmp_path: Path) -> None:

@@ -500,6 +500,11 @@ def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> No
             bar.result(" ".join([one_line(str(output)), *(f"{key}={value}" for key, value in written.items())]))
             for line in told(run.verdict, read_copies(run.folder)) if run.verdict.steps else ():
                 bar.note(printable(line))
+            if run.verdict.best not in (None, written.get("step")):
+                bar.note(
+                    f"note: weights of step {run.verdict.best} were not kept (--keep-steps), so the file is of step "
+                    f"{written['step']}"
+                )
             bar.note(f"curves and samples: {page}")
 
 

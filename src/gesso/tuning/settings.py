@@ -52,7 +52,7 @@ class TuningSettings:
     copy_samples         pictures drawn at the end, which are looked through for copies; None: as they cost
     sscd                 ONNX file of SSCD that looks for copies; "": outlines do
     auto_stop            end where later steps only copy
-    keep_steps           reports whose weights are kept; None: all of a LoRA or embedding, 2 of a whole model
+    keep_steps           reports whose weights are kept; None: all, 2 of large ones (a whole SD, its ControlNet)
     include_reserved     train on pictures whose owners reserve that, too
     hint, hint_parameters  preprocessor of a ControlNet's hints, and what differs from its defaults, "low=50"
     hints                folder of hints as files, with the names of the pictures
