@@ -70,7 +70,7 @@ SETTINGS = (
         str,
         DATA,
         "Prompt of such pictures, which the model draws itself first.",
-        "none are drawn",
+        "none; gesso-mini: what it knows",
         metavar="TEXT",
     ),
     Setting(
@@ -82,7 +82,7 @@ SETTINGS = (
         metavar="TEXT",
         kinds=("lora",),
     ),
-    Setting("class_pictures", int, DATA, "How many of them; 0: none.", "100, gesso-mini 48"),
+    Setting("class_pictures", int, DATA, "How many of them; 0: none.", "100, gesso-mini 64"),
     Setting("resolution", int, DATA, "Pixels a side of a square picture; others have its area.", "the model's"),
     Setting("buckets", bool, DATA, "Keep the aspect ratio of pictures, or crop all to squares.", "keep it"),
     Setting("enlarge", bool, DATA, "Enlarge small pictures, or train on them at their size.", "enlarge them"),

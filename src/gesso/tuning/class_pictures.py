@@ -15,8 +15,7 @@ from gesso.scenes.vocabulary import Thing, plural_of
 from gesso.tuning.settings import TuningSettings
 
 DRAWN = 100
-DRAWN_MINI = 48
-DRAWN_KNOWN = 64
+DRAWN_MINI = 64
 # Of a model that says which objects it knows. Two objects and their places are what a small model forgets first.
 KNOWN: dict[Category, float] = {
     "single": 1.0,
@@ -50,7 +49,7 @@ def class_prompts(settings: TuningSettings, model: Path) -> list[str]:
     if len(objects) < 2:
         return []
     return known_prompts(
-        objects, count or DRAWN_KNOWN, settings.seed, lambda text: not parts.tokenizer.unknown_words(text)
+        objects, count or DRAWN_MINI, settings.seed, lambda text: not parts.tokenizer.unknown_words(text)
     )
 
 
