@@ -273,7 +273,8 @@ def test_pictures_of_the_class_are_drawn_once(root: Path, tmp_path: Path) -> Non
     ("changes", "count"),
     [
         ({"trigger": "teapot"}, 64),
-        ({"trigger": "teapot", "kind": "full", "class_pictures": 5}, 5),
+        ({"trigger": "teapot", "class_pictures": 5}, 5),
+        ({"trigger": "teapot", "kind": "full"}, 0),
         ({"trigger": "teapot", "class_pictures": 0}, 0),
         ({"trigger": "teapot", "reg": "elsewhere"}, 0),
         ({"trigger": "teapot", "preserve": "cat"}, 0),

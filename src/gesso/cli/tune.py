@@ -316,8 +316,7 @@ def dreambooth(**given: Any) -> None:
     """
     if given.get("settings") is None:
         for field, instead in (("trigger", ""), ("class_prompt", "reg")):
-            own = field == "class_prompt" and given.get("model") in (None, "gesso-mini")  # it draws what it knows
-            if not own and not given.get(field) and not given.get(instead):
+            if not given.get(field) and not given.get(instead):
                 option = _OPTIONS[field] + (f" or {_OPTIONS[instead]}" if instead else "")
                 raise GessoError(f"{option} is missing: DreamBooth needs it. Without, use train full", code="usage")
     _command("full", given)

@@ -37,7 +37,7 @@ class TuningSettings:
                          ControlNet, or a LoRA that draws in a few steps (distil)
     trigger              word that is put before captions that lack it; the name of an embedding
     class_prompt         prompt of pictures of the class that the model draws itself, before the training
-    class_pictures       how many; 0: none; without class_prompt, gesso-mini draws other things beside a trigger
+    class_pictures       how many; 0: none; without class_prompt a LoRA of gesso-mini gets other things
     preserve             class that stays as it is without the LoRA, in place of the trigger; needs no pictures
     learn_word           the trigger of a LoRA is a word that learns, too, of `vectors` that begin as `init`; None:
                          where the model's own vocabulary lacks it
