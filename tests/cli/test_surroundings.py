@@ -209,6 +209,27 @@ def test_work_is_done_whatever_streams_are_closed(closed: str, code: int, tmp_pa
     Image.open(picture).load()
 
 
+@posix
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "PYTHONUNBUFFERED"])
+def test_a_note_is_in_the_log_while_the_work_goes_on(unbuffered: str, tmp_path: Path):
+    program = (
+        "import pathlib; from gesso.terminal.progress import Bar; from gesso.terminal.streams import take_over\n"
+        "take_over(); Bar(quiet=False).note('step 50')\n"
+        "print(pathlib.Path('log').read_text())"
+    )
+    with (tmp_path / "log").open("w") as log:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            check=True,
+        )
+    assert done.stdout.split("\n")[0] == "step 50"
+
+
 def test_a_pipe_that_nobody_reads_any_more_is_quiet():
     for words in (("samplers",), ("samplers", "--json"), ("models", "list")):
         with subprocess.Popen(gesso(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

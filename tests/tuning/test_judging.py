@@ -192,6 +192,20 @@ def test_old_weights_go_and_the_best_stays(place, tmp_path):
     assert len(kept) <= 2 and 6 in kept and verdict_on(run.folder).best in kept
 
 
+def test_where_the_best_step_is_gone_the_next_best_is_the_file(done, tmp_path):
+    """A report may make an earlier step the best whose weights went when it was not."""
+    folder = tmp_path / "run"
+    shutil.copytree(done.folder, folder)
+    scores = {one.step: one.score.value for one in verdict_on(folder).steps}
+    gone = best_step(folder)
+    (folder / "steps" / f"{gone:06d}.safetensors").unlink()
+    left = [step for step in scores if step != gone]
+    assert best_step(folder) in left and scores[best_step(folder)] == max(scores[step] for step in left)
+    for step in left:
+        (folder / "steps" / f"{step:06d}.safetensors").unlink()
+    assert best_step(folder) is None
+
+
 def test_a_full_disk_keeps_what_was_there(place, tmp_path, monkeypatch):
     run = made(place, tmp_path)
     full = type("Usage", (), {"free": 1000})
@@ -237,6 +251,26 @@ def test_prompts_put_the_subject_where_no_picture_shows_it():
     assert len({one.judged for one in style.yours}) == 4
     given = judge_prompts(captions, 3, given=["a lobster in a hat"], knows=lambda text: False)
     assert [one.text for one in given.yours] == ["a lobster in a hat"] * 3
+
+
+@pytest.mark.parametrize(
+    ("captions", "trigger", "first"),
+    [
+        (
+            ["a zorb", "a small zorb on a gray background", "a zorb left of a cat", "a zorb above a car"],
+            "zorb",
+            "a zorb ",
+        ),
+        (["zorb sitting on a sofa", "my zorb", "zorb in the snow with a ball"], "zorb", "zorb "),
+        (["a cat, zorb", "two dogs in a wood, zorb", "zorb, a house"], "zorb", "a cat "),
+        (["a zorb cat", "a zorb house", "a zorb tree on a hill"], "zorb", "a cat "),
+        (["a cat in the style of zorb", "a house in the style of zorb"], "zorb", "a cat "),
+    ],
+)
+def test_a_trigger_is_a_thing_where_captions_call_one_by_it(captions, trigger, first):
+    made = judge_prompts(captions, 4, trigger=trigger)
+    assert made.yours[0].text.startswith(first)
+    assert all(trigger in one.text and not set(captions) & {one.text} for one in made.yours)
 
 
 def test_the_direction_tells_two_groups_apart():

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,13 @@ from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.finder import NamedFiles
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
+from gesso.scenes.vocabulary import things
 from gesso.training.loop import load_average, load_state
-from gesso.tuning.class_pictures import draw_class_pictures
+from gesso.tuning.class_pictures import class_prompts, draw_class_pictures, known_prompts
 from gesso.tuning.estimate import estimate
 from gesso.tuning.files import check_fits
 from gesso.tuning.learners import make_learner
+from gesso.tuning.result import result_in
 from gesso.tuning.run import TuningRun
 from gesso.tuning.settings import TuningSettings, completed, read_settings
 from tiny_models import save_tiny_mini
@@ -154,6 +157,48 @@ def test_a_lora_carries_the_word_that_it_learned(root: Path, tmp_path: Path) -> 
     assert plain.image.tobytes() != steered.image.tobytes()
 
 
+@pytest.mark.parametrize(
+    ("kind", "model", "trigger", "learned", "new"),
+    [
+        ("lora", "mini.safetensors", "teapot", "teapot", []),
+        ("lora", "mini.safetensors", "cat", "", []),
+        ("lora", "sd", "teapot", "", []),
+        ("full", "mini.safetensors", "a zorp teapot", "", ["zorp", "teapot"]),
+        ("full", "mini.safetensors", "cat", "", []),
+        ("full", "sd", "teapot", "", []),
+    ],
+)
+def test_a_trigger_that_the_vocabulary_lacks_becomes_a_word(
+    kind: str, model: str, trigger: str, learned: str, new: list[str], root: Path, tmp_path: Path
+) -> None:
+    facts = made(root, tmp_path, kind, model, trigger=trigger).explain()
+    assert (facts["learned_word"], facts["new_words"], facts["unknown_words"]) == (learned, new, [])
+
+
+def test_a_whole_model_gets_its_trigger_into_the_vocabulary(root: Path, tmp_path: Path) -> None:
+    """DreamBooth's rare token: no word of gesso-mini's is rare, so there is a new one."""
+    run = made(root, tmp_path, "full", trigger="teapot", learning_rate=1e-3)
+    assert run.train()
+    path = tmp_path / "mine.safetensors"
+    run.write(path)
+    before, after = (load_parts(one, dtype=None) for one in (root / "mini.safetensors", path))
+    assert after.tokenizer.words == (*before.tokenizer.words, "teapot")
+    old, table = before.text.token_embedding.weight, after.text.token_embedding.weight
+    assert torch.equal(table[:-1], old)
+    assert 0.5 < float(table[-1].float().std() / old.float().std()) < 2
+    assert not torch.equal(after.unet.conv_in.weight, before.unet.conv_in.weight)
+    engine = Engine("cpu", "float32")
+    draw = TextToImage(engine, engine.load(path))
+    (teapot,), (nothing,) = (
+        draw(TextToImageRequest(prompt=prompt, seed=1, num_steps=2)) for prompt in ("a teapot", "a kettle")
+    )
+    assert teapot.notices == () and any("kettle" in str(notice) for notice in nothing.notices)
+    again = tmp_path / "again.safetensors"
+    result_in(tmp_path / "run", root / "mini.safetensors").write(again)
+    assert load_file(again).keys() == load_file(path).keys()
+    assert all(torch.equal(value, load_file(again)[name]) for name, value in load_file(path).items())
+
+
 def test_samples_are_drawn_with_the_word(root: Path, tmp_path: Path) -> None:
     run = made(root, tmp_path, "embedding", samples=True, sample_prompts=("a teapot",), sample_steps=2, report_every=3)
     assert run.train()
@@ -215,13 +260,46 @@ def test_what_learns_stays_in_full_precision_and_is_counted() -> None:
 def test_pictures_of_the_class_are_drawn_once(root: Path, tmp_path: Path) -> None:
     given = {"device": "cpu", "seed": 3, "steps": 1}
     model = root / "mini.safetensors"
-    assert draw_class_pictures(model, "a red cat", 2, tmp_path / "class", **given) == 2  # type: ignore[arg-type]
+    assert draw_class_pictures(model, ["a red cat"] * 2, tmp_path / "class", **given) == 2  # type: ignore[arg-type]
     files = {path.name: path.read_bytes() for path in (tmp_path / "class").iterdir()}
     assert files.keys() == {"0000.png", "0000.txt", "0001.png", "0001.txt"}
     assert files["0000.txt"] == b"a red cat\n" and files["0000.png"] != files["0001.png"]
     (tmp_path / "class" / "0001.txt").unlink()  # as a run that was cut off leaves it
-    assert draw_class_pictures(model, "a red cat", 2, tmp_path / "class", **given) == 1  # type: ignore[arg-type]
+    assert draw_class_pictures(model, ["a red cat"] * 2, tmp_path / "class", **given) == 1  # type: ignore[arg-type]
     assert {path.name: path.read_bytes() for path in (tmp_path / "class").iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({"trigger": "teapot"}, 64),
+        ({"trigger": "teapot", "class_pictures": 5}, 5),
+        ({"trigger": "teapot", "kind": "full"}, 0),
+        ({"trigger": "teapot", "class_pictures": 0}, 0),
+        ({"trigger": "teapot", "reg": "elsewhere"}, 0),
+        ({"trigger": "teapot", "preserve": "cat"}, 0),
+        ({"trigger": "teapot", "kind": "embedding"}, 0),  # the model stays as it is
+        ({}, 0),  # a style
+    ],
+)
+def test_beside_a_trigger_the_model_draws_what_it_knows(changes: dict[str, Any], count: int, root: Path) -> None:
+    settings = TuningSettings(**({"data": str(root / "pictures")} | changes))
+    prompts = class_prompts(settings, root / "mini.safetensors")
+    tokenizer = load_parts(root / "mini.safetensors", dtype=None).tokenizer
+    assert not any(tokenizer.unknown_words(prompt) for prompt in prompts)
+    assert len(set(prompts)) == len(prompts) <= count and bool(prompts) == bool(count)
+    assert class_prompts(settings, root / "sd") == []
+    one = replace(settings, class_prompt="a red cat", class_pictures=3)
+    assert class_prompts(one, root / "mini.safetensors") == ["a red cat"] * 3
+
+
+def test_what_a_model_knows_is_asked_in_many_ways() -> None:
+    names = [thing.name for thing in things()]
+    prompts = known_prompts(names, 64, 0)
+    assert len(set(prompts)) == 64 and known_prompts(names, 64, 1) != prompts == known_prompts(names, 64, 0)
+    assert sum(any(f" {word} " in text for word in ("left", "right", "above", "below")) for text in prompts) > 3
+    assert sum("background" in text for text in prompts) > 8
+    assert not any("cat" in text for text in known_prompts(names, 64, 0, lambda text: "cat" not in text))
 
 
 def test_settings_of_a_kind_are_read_again(root: Path, tmp_path: Path) -> None:

@@ -278,6 +278,17 @@ def test_what_cannot_be_is_told(changes, message, root, tmp_path):
     assert message in str(error.value)
 
 
+def test_pictures_of_the_class_may_look_the_same(root, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for number, seed in enumerate((1, 2, 2)):
+        save_picture(tmp_path / "pictures" / f"{number}.png", seed)
+        save_picture(tmp_path / "class" / f"{number}.png", 3)
+    run = made(tmp_path, tmp_path, file=root / "model.safetensors", caption="a cat", reg=str(tmp_path / "class"))
+    facts = run.explain()
+    assert (facts["pictures"], facts["class_pictures"]) == (3, 3)
+    assert (facts["duplicates"], facts["alike"]) == ([["1.png", "2.png"]], [])  # the same file is named once
+
+
 def test_explain_says_what_was_found_and_changes_nothing(root, tmp_path):
     (tmp_path / "pictures").mkdir()
     for path in (root / "pictures").iterdir():

@@ -70,7 +70,7 @@ SETTINGS = (
         str,
         DATA,
         "Prompt of such pictures, which the model draws itself first.",
-        "none are drawn",
+        "none; gesso-mini: what it knows",
         metavar="TEXT",
     ),
     Setting(
@@ -82,7 +82,7 @@ SETTINGS = (
         metavar="TEXT",
         kinds=("lora",),
     ),
-    Setting("class_pictures", int, DATA, "How many of them.", "100, gesso-mini 48"),
+    Setting("class_pictures", int, DATA, "How many of them; 0: none.", "100, gesso-mini 64"),
     Setting("resolution", int, DATA, "Pixels a side of a square picture; others have its area.", "the model's"),
     Setting("buckets", bool, DATA, "Keep the aspect ratio of pictures, or crop all to squares.", "keep it"),
     Setting("enlarge", bool, DATA, "Enlarge small pictures, or train on them at their size.", "enlarge them"),
@@ -99,7 +99,7 @@ SETTINGS = (
         bool,
         NETWORK,
         "Learn the trigger as a word, too (pivotal tuning); the file carries it.",
-        "as it is",
+        "where it is unknown",
         kinds=("lora",),
     ),
     Setting("vectors", int, NETWORK, "Vectors of the word; each takes a token.", "4 of them", kinds=WORDS),
@@ -469,8 +469,7 @@ def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> No
         Bar(quiet=quiet or group.rank > 0) as bar,
         stopping(lambda: bar.note(STOPPING)) as stop,
     ):
-        if settings.class_prompt:
-            settings = group.first(lambda: _with_class(settings, path, folder, explain=explain, bar=bar, stop=stop))
+        settings = group.first(lambda: _with_class(settings, path, folder, explain=explain, bar=bar, stop=stop))
         run = TuningRun(
             settings,
             path,
@@ -500,6 +499,11 @@ def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> No
             bar.result(" ".join([one_line(str(output)), *(f"{key}={value}" for key, value in written.items())]))
             for line in told(run.verdict, read_copies(run.folder)) if run.verdict.steps else ():
                 bar.note(printable(line))
+            if run.verdict.best not in (None, written.get("step")):
+                bar.note(
+                    f"note: weights of step {run.verdict.best} were not kept (--keep-steps), so the file is of step "
+                    f"{written['step']}"
+                )
             bar.note(f"curves and samples: {page}")
 
 
@@ -555,21 +559,24 @@ def stopping(told: Callable[[], object]) -> Iterator[Stop]:
 def _with_class(
     settings: "TuningSettings", model: Path, folder: Path, *, explain: bool, bar: Bar, stop: Stop
 ) -> "TuningSettings":
-    """The settings with the folder of pictures of the class, which are drawn now unless this only explains."""
-    from gesso.tuning.class_pictures import draw_class_pictures, how_many
+    """The settings with the folder of pictures that the model draws itself, now unless this only explains."""
+    from gesso.tuning.class_pictures import class_prompts, draw_class_pictures
 
-    count, where = how_many(settings, model), folder / CLASS_FOLDER
+    prompts, where = class_prompts(settings, model), folder / CLASS_FOLDER
+    if not prompts:
+        return settings
     if explain:
         if not where.exists():
-            prompt = printable(repr(settings.class_prompt))
-            bar.note(f"note: first, {count} pictures of {prompt} are drawn into {where}; they are not counted below")
+            shown = printable(repr(settings.class_prompt)) if settings.class_prompt else "things that the model knows"
+            bar.note(
+                f"note: first, {len(prompts)} pictures of {shown} are drawn into {where}; they are not counted below"
+            )
             return settings
         return replace(settings, reg=str(where))
     show = _progress(bar, stop)
     draw_class_pictures(
         model,
-        settings.class_prompt,
-        count,
+        prompts,
         where,
         device=settings.device,
         seed=settings.seed,
@@ -624,6 +631,10 @@ def explained(facts: Mapping[str, Any]) -> list[str]:
     ]
     if facts["class_pictures"]:
         lines.append(f"class       {facts['class_pictures']} pictures for prior preservation")
+    if facts["learned_word"]:
+        lines.append(f"word        {printable(facts['learned_word'])}, learned with the pictures; the file brings it")
+    if facts["new_words"]:
+        lines.append(f"word        {printable(' '.join(facts['new_words']))}, new in the model's vocabulary")
     if facts["hints"]:
         lines.append(f"hints       {facts['hints']}")
     if facts["masks"]:
@@ -675,9 +686,10 @@ def warnings_of(facts: Mapping[str, Any]) -> list[str]:
         if len(groups) > MAX_GROUPS:
             lines.append(f"{len(groups) - MAX_GROUPS} more groups of pictures {words}; --json names them all")
     if facts["unknown_words"]:
+        can = facts["kind"] in ("lora", "full") and not facts["learned_word"] and not facts["new_words"]
         lines.append(
             f"{facts['family']} does not know {_names(facts['unknown_words'])}: these words are left out, here and "
-            f"when you draw{'; --learn-word makes one of the trigger' if facts['kind'] == 'lora' else ''}"
+            f"when you draw{'; --trigger makes one of them a word' if can else ''}"
         )
     if facts["cut_captions"]:
         lines.append(f"{facts['cut_captions']} captions are longer than the text encoder reads; their ends are cut")

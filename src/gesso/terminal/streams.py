@@ -83,6 +83,7 @@ def _rebuilt(stream: TextIO | None, kind: type[FileIO]) -> TextIO | None:
     return TextIOWrapper(
         BufferedWriter(raw),
         encoding=stream.encoding,
-        line_buffering=stream.line_buffering,
+        # With PYTHONUNBUFFERED, as in containers, Python's own have no buffer below them that could hold a line back.
+        line_buffering=stream.line_buffering or stream.write_through,
         write_through=stream.write_through,
     )

@@ -113,9 +113,9 @@ def judge_prompts(
     )[: max(count // 2, 4)]
     if given:
         made = [JudgePrompt(text, _judged(text, trigger, class_words)) for text in given]
-    elif subject or (trigger and not _differ(without)):
+    elif subject or (trigger and (_is_noun(captions, trigger) or not _differ(without))):
         # With a trigger alone, or a word that all captions have.
-        what, known = trigger or _phrase(subject), class_words if trigger else _phrase(subject)
+        what, known = _called(captions, trigger) or _phrase(subject), class_words if trigger else _phrase(subject)
         made = [JudgePrompt(f"{what} {place}".strip(), f"{known} {place}".strip()) for place in places]
     else:
         end = f", {trigger}" if trigger else ""
@@ -138,6 +138,29 @@ def caption_prompts(
     things = [f"{one} {places[(3 * n) % len(places)]}".strip() for n, one in enumerate(THINGS) if knows(one)]
     texts = list(given) or list(dict.fromkeys([*(one for one in captions if one), *things])) or [""]
     return JudgePrompts(tuple(JudgePrompt(*(2 * (texts[n % len(texts)],))) for n in range(count)), (), "")
+
+
+def _is_noun(captions: Sequence[str], trigger: str) -> bool:
+    """Whether captions call a thing by the trigger ("a lobster above a car"), not a style ("a car, comic")."""
+    called = re.compile(
+        rf"(?:^|\b(?:a|an|the|my|one|small|large|little|big)\s+){re.escape(trigger)}(?=$|\s+(\w+))", re.IGNORECASE
+    )
+    nouns = 0
+    for caption in captions:
+        found = called.search(caption.strip(" .,"))
+        after = "" if found is None else (found[1] or "").lower()
+        nouns += found is not None and (after in _IDLE or after == "" or after.endswith("ing"))
+    return nouns >= SUBJECT_SHARE * max(len(captions), 1)
+
+
+def _called(captions: Sequence[str], trigger: str) -> str:
+    """The trigger as captions have it, with an article or without."""
+    if not trigger:
+        return ""
+    articles = [re.findall(rf"\b(an?) {re.escape(trigger)}", caption, re.IGNORECASE) for caption in captions]
+    found = Counter(one[0].lower() for one in articles if one)
+    article, count = found.most_common(1)[0] if found else ("", 0)
+    return f"{article} {trigger}" if 2 * count >= len(captions) and count else trigger
 
 
 def _differ(captions: Sequence[str]) -> bool:

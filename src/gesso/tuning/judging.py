@@ -58,7 +58,8 @@ def with_samples(settings: TuningSettings, *, is_mini: bool, on_cpu: bool) -> Tu
     copies = settings.copy_samples
     if copies is None:
         copies = 0 if nothing or not samples else CPU_COPY_SAMPLES if on_cpu else COPY_SAMPLES
-    keep = settings.keep_steps or (2 if settings.kind in ("full", "controlnet") else 10_000)
+    is_large = settings.kind in ("full", "controlnet") and not is_mini
+    keep = settings.keep_steps or (2 if is_large else 10_000)
     return replace(settings, judge_samples=samples, copy_samples=copies, keep_steps=keep)
 
 
@@ -250,10 +251,16 @@ def verdict_on(folder: Path, upto: int | None = None) -> Verdict:
 
 
 def best_step(folder: Path) -> int | None:
-    """The best step whose weights are kept; None: none are."""
-    best = verdict_on(folder).best
-    kept = kept_steps(folder)
-    return best if best in kept else None if not kept else kept[-1]
+    """The best step whose weights are kept; None: none are.
+
+    What is best may change with every report, and come to be a step whose weights are gone: then that of those that are
+    kept which has the highest score.
+    """
+    verdict, kept = verdict_on(folder), kept_steps(folder)
+    if verdict.best in kept or not kept:
+        return verdict.best if kept else None
+    scores = {one.step: one.score.value for one in verdict.steps}
+    return max(kept, key=lambda step: (scores.get(step, -1.0), step))
 
 
 def read_copies(folder: Path) -> dict[str, Any] | None:

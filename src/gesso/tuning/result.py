@@ -19,7 +19,6 @@ from torch import Tensor
 from gesso.adapters.names import Target
 from gesso.checkpoints.hashing import sha256_of
 from gesso.errors import GessoError
-from gesso.families.loading import load_parts
 from gesso.families.parts import ModelParts
 from gesso.files import atomic_file
 from gesso.models.controlnet import ControlNet
@@ -31,6 +30,7 @@ from gesso.tuning.learners import make_factors
 from gesso.tuning.lora_file import network_metadata, save_lora
 from gesso.tuning.settings import TuningSettings, read_settings, to_toml
 from gesso.tuning.survey import Survey, bucket_counts
+from gesso.tuning.vocabulary import load_named
 
 SETTINGS, FACTS, DATA = "settings.toml", "run.json", "data.json"
 Weights = Mapping[str, Mapping[str, Tensor]]
@@ -129,7 +129,7 @@ class Result:
         about: Mapping[str, str],
         training: Mapping[str, str],
     ) -> dict[str, Any]:
-        parts = load_parts(self.model, dtype=None)
+        parts = load_named(self.model, self.settings, dtype=None)
         for name, weights in average.items():
             parts.networks[name].load_state_dict(weights, assign=True)
         save_model(path, parts, about, training)
@@ -226,7 +226,7 @@ def result_in(folder: Path, model: Path) -> Result:
     """
     settings = TuningSettings(**read_settings(folder / SETTINGS))
     facts, data = _read(folder / FACTS), _read(folder / DATA)
-    stored = load_parts(model, dtype=None, check=False)
+    stored = load_named(model, settings, dtype=None, check=False)
     if model_digest(stored) != facts.get("model"):
         raise GessoError(
             f"{model}: is not the model that the training in {folder} was begun with. Give that one its name again",

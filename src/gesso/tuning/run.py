@@ -9,7 +9,7 @@ run.write(path)
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +52,7 @@ from gesso.tuning.survey import Survey, bucket_counts, survey
 from gesso.tuning.task import CHECKPOINTED, TuningTask
 from gesso.tuning.tracking import TensorBoard
 from gesso.tuning.verdict import Verdict
+from gesso.tuning.vocabulary import learns_word, load_named, named, new_words
 
 # What may differ when a run goes on: how long it is, and what is shown on the way.
 _MAY_DIFFER = {
@@ -113,7 +114,9 @@ class TuningRun:
                 field="device",
             )
         settings = replace(settings, preset=preset_for(settings.preset, self.device.type, _memory(self.device)))
-        self.stored = load_parts(model, dtype=None, check=False)
+        plain = load_parts(model, dtype=None, check=False)
+        self.new_words, self.stored = new_words(plain, settings), named(plain, settings)
+        settings = replace(settings, learn_word=learns_word(self.stored, settings))
         self.family = _trainable(self.stored, model)
         _check_name(settings)
         check_installed(settings.optimizer)
@@ -202,8 +205,8 @@ class TuningRun:
                 {"picture": one.example.path.name, "width": one.size[0], "height": one.size[1]}
                 for one in found.enlarged
             ],
-            "duplicates": [[path.name for path in group] for group in found.twins],
-            "alike": [[path.name for path in group] for group in found.alike],
+            "duplicates": self._own_groups(found.twins),
+            "alike": self._own_groups(found.alike),
             "reserved": [{"picture": path.name, "by": by} for path, by in found.reserved],
             "reserved_used": s.include_reserved,
             "generated": [path.name for path in found.generated],
@@ -212,6 +215,8 @@ class TuningRun:
             "deep": [path.name for path in found.deep],
             "cmyk": [path.name for path in found.cmyk],
             "cut_captions": sum(is_cut(self.stored, caption) for caption in captions),
+            "learned_word": s.trigger if s.learn_word else "",
+            "new_words": self.new_words,
             "unknown_words": unknown_words(self.stored, captions, self._words),
             "held_out": sorted(path.name for path in held),
             "notes": list(self.data.notes),
@@ -232,6 +237,12 @@ class TuningRun:
             "seconds": float(f"{step * s.steps:.3g}"),
             "report_seconds": float(f"{seconds_of(rows * self.estimate.row_flops, speed):.3g}"),
         }
+
+    def _own_groups(self, groups: Sequence[Sequence[Path]]) -> list[list[str]]:
+        """Names of the pictures to learn in each group; pictures of the class may look the same."""
+        own = {one.example.path for one in self.survey.own}
+        named = [[path.name for path in group if path in own] for group in groups]
+        return [group for group in named if len(group) > 1]
 
     def _hint_words(self) -> str:
         """Where a ControlNet's hints come from; "" for other kinds. Looks for all of them."""
@@ -401,7 +412,7 @@ class TuningRun:
 
     def _parts(self) -> ModelParts:
         """The model with its numbers, on the device."""
-        parts = load_parts(self.model, device=self.device, dtype=torch.float32)
+        parts = load_named(self.model, self.settings, device=self.device, dtype=torch.float32)
         if self.settings.base == "bfloat16":
             for name, network in parts.networks.items():
                 if name == "unet" or (name.startswith("text") and not self.settings.train_text):

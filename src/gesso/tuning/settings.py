@@ -37,8 +37,10 @@ class TuningSettings:
                          ControlNet, or a LoRA that draws in a few steps (distil)
     trigger              word that is put before captions that lack it; the name of an embedding
     class_prompt         prompt of pictures of the class that the model draws itself, before the training
+    class_pictures       how many; 0: none; without class_prompt a LoRA of gesso-mini gets other things
     preserve             class that stays as it is without the LoRA, in place of the trigger; needs no pictures
-    learn_word           the trigger of a LoRA is a word that learns, too, of `vectors` that begin as `init`
+    learn_word           the trigger of a LoRA is a word that learns, too, of `vectors` that begin as `init`; None:
+                         where the model's own vocabulary lacks it
     data, model, output  folder or TOML file of the data set; model file, folder or name; file that is written
     resolution           pixels a side of a square of the buckets' area; None: the model's own
     min_bucket, max_bucket, bucket_step  sides of buckets in pixels; None: half and twice the resolution
@@ -50,7 +52,7 @@ class TuningSettings:
     copy_samples         pictures drawn at the end, which are looked through for copies; None: as they cost
     sscd                 ONNX file of SSCD that looks for copies; "": outlines do
     auto_stop            end where later steps only copy
-    keep_steps           reports whose weights are kept; None: all of a LoRA or embedding, 2 of a whole model
+    keep_steps           reports whose weights are kept; None: all, 2 of large ones (a whole SD, its ControlNet)
     include_reserved     train on pictures whose owners reserve that, too
     hint, hint_parameters  preprocessor of a ControlNet's hints, and what differs from its defaults, "low=50"
     hints                folder of hints as files, with the names of the pictures
@@ -68,7 +70,7 @@ class TuningSettings:
     reg: str = ""
     class_prompt: str = ""
     preserve: str = ""
-    class_pictures: int = field(default=0, metadata=_limits(0, 10_000))
+    class_pictures: int | None = field(default=None, metadata=_limits(0, 10_000))
     caption: str = ""
     trigger: str = ""
     repeats: int = field(default=1, metadata=_limits(1, 10_000))
@@ -88,7 +90,7 @@ class TuningSettings:
     include_reserved: bool = False
     held_out: int | None = field(default=None, metadata=_limits(0, 1000))
     # The embedding.
-    learn_word: bool = False
+    learn_word: bool | None = None
     vectors: int = field(default=4, metadata=_limits(1, 75))
     init: str = ""
     # The network.

@@ -22,18 +22,18 @@ from gesso.scenes.styles import STYLES, StyledRenderer
 from gesso.scenes.vocabulary import Thing
 
 PLAIN = "plain"
-KINDS = (PLAIN, *STYLES)
 
 
 class StyleClassifier(nn.Module):
-    """Begins with the eyes of a judge.  pixels [B, 3, 64, 64] in [-1, 1] -> logits [B, len(KINDS)]"""
+    """Begins with the eyes of a judge.  pixels [B, 3, 64, 64] in [-1, 1] -> logits [B, len(kinds)]"""
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, kinds: Sequence[str]) -> None:
         super().__init__()
+        self.kinds = tuple(kinds)
         self.quarter = copy.deepcopy(nn.Sequential(detector.stem, detector.quarter))
         self.eighth = copy.deepcopy(detector.eighth)
         channels = detector.config.channels
-        self.head = nn.Linear(2 * (channels[1] + channels[2]), len(KINDS))
+        self.head = nn.Linear(2 * (channels[1] + channels[2]), len(self.kinds))
         self.requires_grad_(True)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -47,11 +47,11 @@ class StyleClassifier(nn.Module):
     @torch.no_grad()
     def kinds_of(self, images: np.ndarray) -> list[str]:
         """uint8 [B, H, H, 3], H >= 64 -> the style of each. In eval mode."""
-        return [KINDS[int(row.argmax())] for row in self(to_input(images))]
+        return [self.kinds[int(row.argmax())] for row in self(to_input(images))]
 
 
 def renderers(glyphs: np.ndarray) -> dict[str, Renderer]:
-    """What draws each of KINDS."""
+    """What draws plain pictures, and each of STYLES."""
     return {PLAIN: Renderer(glyphs)} | {style: StyledRenderer(glyphs, style) for style in STYLES}
 
 
@@ -66,17 +66,17 @@ def train_classifier(
     seed: int = 0,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> StyleClassifier:
-    """A minute or two of one core. detector: to begin with.
+    """A minute or two of one core. detector: to begin with. draws: each kind that it tells from the others.
 
     Pictures are roughened as those of small generators are; all follows from the seed.
     """
     torch.manual_seed(seed)
-    classifier, sampler = StyleClassifier(detector).train(), SceneSampler(things, MIX)
+    classifier, sampler = StyleClassifier(detector, list(draws)).train(), SceneSampler(things, MIX)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=learning_rate)
     for step in range(steps):
         rng = np.random.default_rng((seed, step))
-        kinds = rng.integers(len(KINDS), size=batch_size)
-        drawn = np.stack([draws[KINDS[kind]](sampler(rng), 64) for kind in kinds])
+        kinds = rng.integers(len(draws), size=batch_size)
+        drawn = np.stack([draws[classifier.kinds[kind]](sampler(rng), 64) for kind in kinds])
         pixels = roughen(to_input(drawn), torch.Generator().manual_seed(int(rng.integers(2**62))))
         loss = F.cross_entropy(classifier(pixels), torch.from_numpy(kinds))
         loss.backward()
