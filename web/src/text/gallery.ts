@@ -156,6 +156,10 @@ export const gallery = catalogue(
     dropped: "A picture",
     reading: "Its settings are being read",
     foundSettings: (tool: string) => `It has settings of ${tool}`,
+    unreadable:
+      "This is no picture that can be read: it is damaged, or of another kind than its name says. Save it anew as PNG or JPEG.",
+    tooLarge: (size: string) =>
+      `It has ${size}, which is more than this server takes. Make it smaller, or save it as JPEG.`,
     noSettings: "It has no settings that gesso can read. It can still be drawn from.",
     useSettings: "Use its settings",
     useSettingsWords: "The form is filled in as the picture was made.",
@@ -318,6 +322,10 @@ export const gallery = catalogue(
     dropped: "Ein Bild",
     reading: "Seine Einstellungen werden gelesen",
     foundSettings: (tool) => `Es hat Einstellungen von ${tool}`,
+    unreadable:
+      "Das ist kein lesbares Bild: Es ist beschädigt oder von anderer Art, als sein Name sagt. Speichern Sie es neu als PNG oder JPEG.",
+    tooLarge: (size) =>
+      `Es hat ${size}, mehr als dieser Server annimmt. Verkleinern Sie es, oder speichern Sie es als JPEG.`,
     noSettings: "Es hat keine Einstellungen, die gesso lesen kann. Man kann trotzdem von ihm ausgehen.",
     useSettings: "Seine Einstellungen verwenden",
     useSettingsWords: "Das Formular wird so ausgefüllt, wie das Bild gemacht wurde.",

@@ -61,6 +61,9 @@ export const shell = catalogue(
     toDraw: "To Draw",
     drop: "Drop it anywhere",
     dropDetail: "A picture: use its settings, or draw from it. A model file: take it into the library.",
+    notKept: "This browser keeps nothing",
+    notKeptDetail:
+      "Its storage is full, or switched off for this page. Pictures and jobs are safe on the server; what you write is lost with this tab.",
     dropUnknown: (name: string) => `${name} was not taken`,
     dropUnknownDetail: "Expected a picture (PNG, JPEG, WebP) or a model file (safetensors, ckpt, pt, gguf).",
     aiLabel: "Pictures here are made by AI",
@@ -126,6 +129,9 @@ export const shell = catalogue(
     drop: "Irgendwo loslassen",
     dropDetail:
       "Ein Bild: seine Einstellungen übernehmen oder daraus zeichnen. Eine Modelldatei: in die Bibliothek aufnehmen.",
+    notKept: "Dieser Browser hebt nichts auf",
+    notKeptDetail:
+      "Sein Speicher ist voll oder für diese Seite ausgeschaltet. Bilder und Aufträge sind auf dem Server sicher; was Sie schreiben, ist mit diesem Tab verloren.",
     dropUnknown: (name) => `${name} wurde nicht angenommen`,
     dropUnknownDetail:
       "Erwartet wird ein Bild (PNG, JPEG, WebP) oder eine Modelldatei (safetensors, ckpt, pt, gguf).",
