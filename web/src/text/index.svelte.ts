@@ -29,6 +29,10 @@ export const language = {
   get code(): Language {
     return current;
   },
+  /** For numbers and dates, as where the user is, if that is a place of the language that was chosen. */
+  get locale(): string {
+    return (navigator.languages ?? []).find((one) => one.slice(0, 2) === current) ?? current;
+  },
   get direction(): "ltr" | "rtl" {
     return RIGHT_TO_LEFT.includes(current) ? "rtl" : "ltr";
   },
@@ -43,13 +47,9 @@ export function catalogue<T extends Record<string, Entry>>(en: T, de: Plain<T>):
   return new Proxy(en, { get: (_, name) => Reflect.get(all[current], name) as unknown }) as Plain<T>;
 }
 
-/** How numbers and dates are written: as where the user is, if that is a place of the language that was chosen. */
-const locale = (): string =>
-  (navigator.languages ?? []).find((one) => one.slice(0, 2) === current) ?? current;
-
 /** A number as the language writes it. */
 export const number = (value: number, digits = 0): string =>
-  value.toLocaleString(locale(), { maximumFractionDigits: digits });
+  value.toLocaleString(language.locale, { maximumFractionDigits: digits });
 
 /** Bytes, in the largest unit that leaves a number of 1 or more. */
 export function size(bytes: number): string {
@@ -64,16 +64,16 @@ export function size(bytes: number): string {
 
 /** A time of the API as day and hour. */
 export const moment = (text: string): string =>
-  new Date(text).toLocaleString(locale(), { dateStyle: "medium", timeStyle: "short" });
+  new Date(text).toLocaleString(language.locale, { dateStyle: "medium", timeStyle: "short" });
 
 /** A time of the API as a day. */
 export const day = (text: string): string =>
-  new Date(text).toLocaleDateString(locale(), { dateStyle: "medium" });
+  new Date(text).toLocaleDateString(language.locale, { dateStyle: "medium" });
 
 /** A time of the API as a month, short. */
 export const month = (text: string): string =>
-  new Date(text).toLocaleDateString(locale(), { month: "short", year: "2-digit" });
+  new Date(text).toLocaleDateString(language.locale, { month: "short", year: "2-digit" });
 
 /** A time of the API as a year. */
 export const year = (text: string): string =>
-  new Date(text).toLocaleDateString(locale(), { year: "numeric" });
+  new Date(text).toLocaleDateString(language.locale, { year: "numeric" });

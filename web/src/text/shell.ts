@@ -43,6 +43,7 @@ export const shell = catalogue(
     thisList: "This list",
     goBack: "Close what is open; go back",
     offline: "The server does not answer.",
+    noAnswer: "The server does not answer. Look whether gesso serve still runs, then try again.",
     offlineDetail:
       "Trying again. Nothing is lost: what was submitted is kept there, what you write is kept here.",
     keyTitle: "This server asks for a key",
@@ -108,6 +109,8 @@ export const shell = catalogue(
     thisList: "Diese Liste",
     goBack: "Offenes schließen; zurück",
     offline: "Der Server antwortet nicht.",
+    noAnswer:
+      "Der Server antwortet nicht. Sehen Sie nach, ob gesso serve noch läuft, und versuchen Sie es dann noch einmal.",
     offlineDetail:
       "Es wird weiter versucht. Nichts geht verloren: Aufträge liegen beim Server, was Sie schreiben, liegt hier.",
     keyTitle: "Dieser Server verlangt einen Schlüssel",
