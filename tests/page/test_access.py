@@ -158,3 +158,19 @@ def test_a_view_that_is_left_never_takes_the_next_ones_address(
     tab.page.go_back()
     tab.page.go_back()
     tab.shown("change")
+
+
+def test_what_has_the_focus_stands_above_the_bars_of_a_phone(server: PageServer, tabs: Any) -> None:
+    tab = tabs(server, viewport=PHONE)
+    tab.open()
+    for _ in range(24):
+        tab.page.keyboard.press("Tab")
+        covered = tab.js(
+            """() => {
+              const one = document.activeElement, box = one.getBoundingClientRect();
+              const over = document.elementFromPoint(box.left + box.width / 2, box.top + Math.min(box.height / 2, 20));
+              return over && over.closest('.go, header') && !over.closest('.go, header').contains(one)
+                ? one.outerHTML.slice(0, 120) : null;
+            }"""
+        )
+        assert covered is None
