@@ -138,7 +138,7 @@ def test_the_page_may_be_in_no_frame_and_load_nothing_from_elsewhere(server: Pag
 def test_a_browser_that_keeps_nothing_draws_all_the_same(server: PageServer, tab: Any) -> None:
     tab.context.add_init_script(
         """for (const name of ['localStorage', 'sessionStorage'])
-             Object.defineProperty(window, name, {get() { throw new DOMException('switched off', 'SecurityError'); }});"""
+             Object.defineProperty(window, name, {get() { throw new DOMException('off', 'SecurityError'); }});"""
     )
     tab.open()
     tab.page.get_by_role("alert").get_by_text("This browser keeps nothing").wait_for()
