@@ -171,3 +171,19 @@ def test_keys_can_be_others_and_what_is_taken_is_told(server: PageServer, tab: A
     tab.page.keyboard.press("Escape")
     tab.page.keyboard.press("3")
     tab.shown("library")
+
+
+def test_what_has_the_focus_stands_above_the_bars_of_a_phone(server: PageServer, tabs: Any) -> None:
+    tab = tabs(server, viewport=PHONE)
+    tab.open()
+    for _ in range(24):
+        tab.page.keyboard.press("Tab")
+        covered = tab.js(
+            """() => {
+              const one = document.activeElement, box = one.getBoundingClientRect();
+              const over = document.elementFromPoint(box.left + box.width / 2, box.top + Math.min(box.height / 2, 20));
+              return over && over.closest('.go, header') && !over.closest('.go, header').contains(one)
+                ? one.outerHTML.slice(0, 120) : null;
+            }"""
+        )
+        assert covered is None

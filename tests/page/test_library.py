@@ -171,3 +171,13 @@ def test_a_picture_without_settings_can_still_be_drawn_from(server: PageServer, 
     tab.button(re.compile("^Change it")).last.click()
     tab.shown("change")
     tab.page.get_by_text("256 × 256").first.wait_for()
+
+
+def test_files_that_are_no_pictures_are_told_and_nothing_is_done_with_them(server: PageServer, tab: Any) -> None:
+    tab.allow("400 POST .*/v1/metadata")
+    tab.open()
+    tab.paste_files("body", [("all.zip", "application/zip", b"PK"), ("broken.png", "image/png", png()[:40])])
+    tab.page.get_by_role("alert").get_by_text("all.zip was not taken").wait_for()
+    sheet = tab.page.get_by_role("dialog")
+    sheet.get_by_text("This is no picture that can be read").wait_for()
+    assert sheet.get_by_role("button", disabled=True).count() == 3

@@ -133,3 +133,21 @@ def test_the_page_may_be_in_no_frame_and_load_nothing_from_elsewhere(server: Pag
     for part in ("default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'"):
         assert part in policy, policy
     assert "unsafe" not in policy
+
+
+def test_a_browser_that_keeps_nothing_draws_all_the_same(server: PageServer, tab: Any) -> None:
+    tab.context.add_init_script(
+        """for (const name of ['localStorage', 'sessionStorage'])
+             Object.defineProperty(window, name, {get() { throw new DOMException('off', 'SecurityError'); }});"""
+    )
+    tab.open()
+    tab.page.get_by_role("alert").get_by_text("This browser keeps nothing").wait_for()
+    tab.field("Prompt").fill("a red car")
+    tab.page.keyboard.down("Control")
+    for _ in range(5):
+        tab.page.keyboard.down("Enter")  # a key that is held draws once
+    tab.page.keyboard.up("Enter")
+    tab.page.keyboard.up("Control")
+    server.until(server.jobs)
+    tab.page.wait_for_timeout(300)
+    assert len(server.jobs()) == 1

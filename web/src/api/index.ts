@@ -5,6 +5,7 @@ import { exactJson, readJson } from "./json";
 import { askForKey, keyOf } from "./key.svelte";
 import { Problem } from "./problem";
 import type { components, paths } from "./schema";
+import { uuid } from "./unique";
 
 export { Problem } from "./problem";
 export { listen, watchJob, type JobEvent } from "./events";
@@ -80,10 +81,15 @@ export async function data<T>(call: Promise<{ data?: T }>): Promise<T> {
   return (await call).data as T;
 }
 
-/** Submit a job. The key makes a repeat, after a lost answer, the same job. */
+const TWICE = 500; // milliseconds within which the same job is that of a double click, or of a key pressed twice
+let asked = { text: "", key: "", at: -TWICE };
+
+/** Submit a job. The key makes a repeat, after a lost answer or by a double click, the same job. */
 export async function submit(body: JobBody): Promise<Job> {
+  const [text, now] = [exactJson(body), performance.now()];
+  asked = { text, key: text === asked.text && now - asked.at < TWICE ? asked.key : uuid(), at: now };
+  const params = { header: { "Idempotency-Key": asked.key } };
   const call = () => api.POST("/v1/jobs", { body: body as unknown as Schemas["JobBody"], params });
-  const params = { header: { "Idempotency-Key": crypto.randomUUID() } };
   try {
     return (await data(call())) as unknown as Job;
   } catch (error) {
@@ -92,10 +98,23 @@ export async function submit(body: JobBody): Promise<Job> {
   }
 }
 
+/** A picture as the server takes it: of another kind than these, such as GIF or AVIF, a PNG is made, where the browser can. */
+async function sendable(file: Blob): Promise<Blob> {
+  if (/^image\/(png|jpeg|webp)$/.test(file.type)) return file;
+  try {
+    const picture = await createImageBitmap(file);
+    const canvas = new OffscreenCanvas(picture.width, picture.height);
+    canvas.getContext("2d")?.drawImage(picture, 0, 0);
+    return await canvas.convertToBlob({ type: "image/png" });
+  } catch {
+    return file; // the server says what it is
+  }
+}
+
 /** Upload a picture to draw from. */
 export async function upload(file: Blob, name = "picture.png"): Promise<Asset> {
   const form = new FormData();
-  form.append("file", file, name);
+  form.append("file", await sendable(file), name);
   return await data(api.POST("/v1/assets", { body: form as never }));
 }
 

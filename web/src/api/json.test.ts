@@ -19,3 +19,7 @@ test("a seed of 64 bits comes back as it went", () => {
 test("an empty answer is none", () => {
   expect(readJson("")).toBeUndefined();
 });
+
+test("texts go out without NUL and without half a surrogate pair", () => {
+  expect(exactJson({ prompt: "a\0 red \ud83dcar\ude97 🚗" })).toBe('{"prompt":"a red car 🚗"}');
+});

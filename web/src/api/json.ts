@@ -16,10 +16,14 @@ export function readJson(text: string): unknown {
   return text === "" ? undefined : JSON.parse(text, revive as (key: string, value: unknown) => unknown);
 }
 
-/** Values -> JSON, with BigInt as a number. */
+/** Characters that no text of the API may have, and that only come by pasting: NUL, and halves of surrogate pairs. */
+const BROKEN = /\0|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
+
+/** Values -> JSON, with BigInt as a number, and texts without broken characters. */
 export function exactJson(value: unknown): string {
   const raw = (JSON as JsonWithRaw).rawJSON;
-  return JSON.stringify(value, (_, one: unknown) =>
-    typeof one === "bigint" ? (raw ? raw(one.toString()) : Number(one)) : one,
-  );
+  return JSON.stringify(value, (_, one: unknown) => {
+    if (typeof one === "string") return one.replace(BROKEN, "");
+    return typeof one === "bigint" ? (raw ? raw(one.toString()) : Number(one)) : one;
+  });
 }

@@ -1,8 +1,10 @@
 // The API key, where the server wants one. It is kept as long as the tab is, and goes nowhere but into requests.
 
+import { keep, kept } from "../state/store";
+
 const PLACE = "gesso.key";
 
-let key = $state(sessionStorage.getItem(PLACE) ?? "");
+let key = $state(kept(PLACE, "tab") ?? "");
 let wanted = $state(false);
 
 export const keyOf = (): string => key;
@@ -29,6 +31,5 @@ export function leaveKey(): void {
 export function setKey(text: string): void {
   key = text.trim();
   wanted = false;
-  if (key) sessionStorage.setItem(PLACE, key);
-  else sessionStorage.removeItem(PLACE);
+  keep(PLACE, key || null, "tab");
 }

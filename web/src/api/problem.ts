@@ -1,3 +1,4 @@
+import { shell } from "../text/shell";
 import type { components } from "./schema";
 
 type Detail = Partial<components["schemas"]["Problem"]>;
@@ -30,7 +31,7 @@ export class Problem extends Error {
   }
 
   static offline(): Problem {
-    return new Problem({ code: "offline", status: 0 });
+    return new Problem({ code: "offline", status: 0, detail: shell.noAnswer });
   }
 
   static async of(response: Response): Promise<Problem> {

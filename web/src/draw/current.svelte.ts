@@ -1,10 +1,11 @@
 // Which job the stage shows. It is remembered for the tab, so that a reload shows the same.
 
 import { jobs, type SeenJob } from "../state/jobs.svelte";
+import { keep, kept } from "../state/store";
 
 const PLACE = "gesso.current";
 
-let id = $state<string | null>(sessionStorage.getItem(PLACE));
+let id = $state<string | null>(kept(PLACE, "tab"));
 
 export const current = {
   get id(): string | null {
@@ -16,7 +17,7 @@ export const current = {
   },
   show(job: string): void {
     id = job;
-    sessionStorage.setItem(PLACE, job);
+    keep(PLACE, job, "tab");
   },
 };
 

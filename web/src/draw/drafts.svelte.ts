@@ -2,8 +2,10 @@
 // is kept until the next is drawn or it is drawn in full; the others go, so that they are in nobody's way.
 
 import type { JobBody, Model } from "../api";
+import { uuid } from "../api/unique";
 import { isFinal, jobs } from "../state/jobs.svelte";
 import { settings } from "../state/settings.svelte";
+import { keep, kept } from "../state/store";
 import { current } from "./current.svelte";
 
 const REST = 700; // milliseconds without a change
@@ -11,8 +13,8 @@ const LEAST = 4; // steps
 const SHARE = 0.35; // of the steps of the picture in full
 const PLACE = "gesso.draft-tab";
 
-const tab = (sessionStorage.getItem(PLACE) ?? crypto.randomUUID()) as string;
-sessionStorage.setItem(PLACE, tab);
+const tab = kept(PLACE, "tab") ?? uuid();
+keep(PLACE, tab, "tab");
 
 /** A draft of a job. */
 export function draftOf(body: JobBody, model: Pick<Model, "defaults">, seed: number): JobBody {

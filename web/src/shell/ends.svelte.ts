@@ -6,6 +6,7 @@ import { isFinal, jobs } from "../state/jobs.svelte";
 import { tellError } from "../state/notices.svelte";
 import { Problem } from "../api";
 import { settings } from "../state/settings.svelte";
+import { keep, keptJson } from "../state/store";
 import { draw } from "../text/draw";
 import { go } from "./routes";
 import { say } from "./live.svelte";
@@ -16,7 +17,7 @@ const TOLD = "gesso.told"; // failures that were told, so that a reload does not
 /** Watch all jobs: call it in the frame's script. */
 export function watchEnds(): void {
   const states = new Map<string, string>();
-  const told = new Set<string>(JSON.parse(localStorage.getItem(TOLD) ?? "[]") as string[]);
+  const told = new Set(Object.values(keptJson(TOLD, []) as string[]));
 
   $effect(() => {
     const first = jobs.unfinished.find((one) => one.job.status !== "queued") ?? jobs.unfinished[0];
@@ -39,7 +40,7 @@ export function watchEnds(): void {
         const isOld = before === undefined && Date.now() - Date.parse(job.completed_at ?? "") > RECENT;
         if (job.status === "failed" && !told.has(name) && !isOld) {
           told.add(name);
-          localStorage.setItem(TOLD, JSON.stringify([...told].slice(-200)));
+          keep(TOLD, JSON.stringify([...told].slice(-200)));
           const error = job.error;
           const problem = new Problem(
             { detail: error?.message, code: error?.code, field: error?.field },

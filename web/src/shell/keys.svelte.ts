@@ -3,6 +3,7 @@
 
 import { untrack } from "svelte";
 
+import { keep as keepText, kept, keptJson } from "../state/store";
 import { language } from "../text/index.svelte";
 
 export interface Shortcut {
@@ -16,6 +17,8 @@ export interface Shortcut {
   typing?: boolean;
   /** Only shown in the list: the element that has the focus handles it, with `isPressed`. */
   shown?: boolean;
+  /** Goes on while it is held; others act once, or a finger that rests on a key draws a hundred pictures. */
+  repeats?: boolean;
   /** Cannot be another, as what every program has: Escape, and arrows that move. */
   fixed?: boolean;
   /** Whether it works now. */
@@ -32,23 +35,18 @@ export interface ShortcutGroup {
 let groups = $state.raw<ShortcutGroup[]>([]);
 const PLACE = "gesso.keys";
 let chosen = $state.raw<Record<string, string>>(load()); // "draw:Mod+Enter" -> "Mod+d"
-let single = $state(localStorage.getItem("gesso.single-keys") !== "off");
+let single = $state(kept("gesso.single-keys") !== "off");
 
 function load(): Record<string, string> {
-  try {
-    const saved: unknown = JSON.parse(localStorage.getItem(PLACE) ?? "{}");
-    const pairs = saved !== null && typeof saved === "object" ? Object.entries(saved) : [];
-    return Object.fromEntries(pairs.filter((pair): pair is [string, string] => typeof pair[1] === "string"));
-  } catch {
-    return {};
-  }
+  const pairs = Object.entries(keptJson(PLACE, {}) as object);
+  return Object.fromEntries(pairs.filter((pair): pair is [string, string] => typeof pair[1] === "string"));
 }
 window.addEventListener("storage", (event) => {
   if (event.key === PLACE) chosen = load();
 });
 function keep(next: Record<string, string>): void {
   chosen = next;
-  localStorage.setItem(PLACE, JSON.stringify(next));
+  keepText(PLACE, JSON.stringify(next));
 }
 
 export const isMac = /Mac|iP(hone|ad)/.test(navigator.platform);
@@ -63,7 +61,7 @@ export const shortcuts = {
   },
   set single(value: boolean) {
     single = value;
-    localStorage.setItem("gesso.single-keys", value ? "on" : "off");
+    keepText("gesso.single-keys", value ? "on" : "off");
   },
   /** Whether any key is another than it was made. */
   get isChanged(): boolean {
@@ -135,6 +133,7 @@ export function handleKey(event: KeyboardEvent): void {
       if (inSheet && !withMod) continue;
       if (!withMod && !single && name !== "Escape") continue;
       event.preventDefault();
+      if (event.repeat && !one.repeats) return;
       if (withMod) commit(event.target);
       one.run(event);
       return;

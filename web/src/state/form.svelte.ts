@@ -1,6 +1,7 @@
 // The request that is being written. Each tab has its own; it survives a reload, and a new tab begins with the last one.
 
 import type { DrawRequest, JobBody, Model } from "../api";
+import { keep, kept } from "./store";
 
 /** What a model draws with. They are kept for each model, so that they follow when another is chosen; null is the
  * model's own. */
@@ -67,9 +68,9 @@ interface Saved {
 }
 
 function load(): Form {
-  for (const store of [sessionStorage, localStorage]) {
+  for (const store of ["tab", "local"] as const) {
     try {
-      const saved = JSON.parse(store.getItem(PLACE) ?? "null", revive) as Saved | null;
+      const saved = JSON.parse(kept(PLACE, store) ?? "null", revive) as Saved | null;
       if (saved?.version === VERSION) return { ...start(), ...saved.form };
     } catch {
       // what another version wrote
@@ -92,8 +93,8 @@ export const form = {
     const text = JSON.stringify(saved, (_, value: unknown) =>
       typeof value === "bigint" ? { $big: value.toString() } : value,
     );
-    sessionStorage.setItem(PLACE, text);
-    localStorage.setItem(PLACE, text);
+    keep(PLACE, text, "tab");
+    keep(PLACE, text);
   },
 
   /** Choose another model: what was set for it before comes back, and what was set for the old one is kept. */

@@ -3,6 +3,7 @@
 // One stream tells everything that happens to them. Browsers open six connections to a server, for all tabs together, so
 // a tab that is hidden gives its stream up and asks now and then instead.
 
+import { untrack } from "svelte";
 import {
   api,
   data,
@@ -165,6 +166,16 @@ export const jobs = {
     look(0);
   },
 };
+
+/** Do something each time the server answers again: call it in a component's script. */
+export function whenBack(run: () => void): void {
+  let wasOnline = true;
+  $effect(() => {
+    const now = isOnline;
+    if (now && !wasOnline) untrack(run);
+    wasOnline = now;
+  });
+}
 
 /** All pictures of the jobs that are held, newest first. */
 export const pictures = {

@@ -1,6 +1,7 @@
 // Prompts that were drawn, newest first: kept by the browser, so that none is lost when another is written over it.
 
 import { jobs } from "./jobs.svelte";
+import { keep as keepText, keptJson } from "./store";
 
 export interface Prompt {
   prompt: string;
@@ -12,12 +13,8 @@ const FORGOTTEN = "gesso.prompts-forgotten"; // those of jobs that the server st
 const MOST = 300;
 
 function load<T>(place: string, isOne: (one: unknown) => one is T): T[] {
-  try {
-    const saved: unknown = JSON.parse(localStorage.getItem(place) ?? "[]");
-    return Array.isArray(saved) ? saved.filter(isOne) : [];
-  } catch {
-    return [];
-  }
+  const saved = keptJson(place, []);
+  return Array.isArray(saved) ? saved.filter(isOne) : [];
 }
 const isPrompt = (one: unknown): one is Prompt =>
   one !== null &&
@@ -36,8 +33,8 @@ window.addEventListener("storage", (event) => {
 function keep(next: Prompt[], nextForgotten = forgotten): void {
   own = next.slice(0, MOST);
   forgotten = nextForgotten.slice(0, MOST);
-  localStorage.setItem(PLACE, JSON.stringify(own));
-  localStorage.setItem(FORGOTTEN, JSON.stringify(forgotten));
+  keepText(PLACE, JSON.stringify(own));
+  keepText(FORGOTTEN, JSON.stringify(forgotten));
 }
 
 // Behind those that were drawn in this browser stand those of jobs from elsewhere.

@@ -1,5 +1,7 @@
 // How the page looks and works for this user, on this machine.
 
+import { keep, keptJson } from "./store";
+
 type Theme = "auto" | "light" | "dark";
 
 interface Settings {
@@ -16,19 +18,13 @@ interface Settings {
 const PLACE = "gesso.settings";
 const START: Settings = { theme: "auto", open: {}, notify: false, format: "png", drafts: false };
 
-function load(): Settings {
-  try {
-    return { ...START, ...(JSON.parse(localStorage.getItem(PLACE) ?? "{}") as Partial<Settings>) };
-  } catch {
-    return { ...START };
-  }
-}
+const load = (): Settings => ({ ...START, ...(keptJson(PLACE, {}) as Partial<Settings>) });
 
 export const settings = $state<Settings>(load());
 
 /** Write settings down; call after a change. */
 export function keepSettings(): void {
-  localStorage.setItem(PLACE, JSON.stringify(settings));
+  keep(PLACE, JSON.stringify(settings));
 }
 
 export function applyTheme(): void {

@@ -1,16 +1,13 @@
 // When models and adapters were last drawn with, in this browser.
 
+import { keep, keptJson } from "./store";
+
 const PLACE = "gesso.used";
 const MOST = 500;
 
 function load(): Record<string, number> {
-  try {
-    const saved: unknown = JSON.parse(localStorage.getItem(PLACE) ?? "{}");
-    const pairs = saved !== null && typeof saved === "object" ? Object.entries(saved) : [];
-    return Object.fromEntries(pairs.filter((pair): pair is [string, number] => typeof pair[1] === "number"));
-  } catch {
-    return {};
-  }
+  const pairs = Object.entries(keptJson(PLACE, {}) as object);
+  return Object.fromEntries(pairs.filter((pair): pair is [string, number] => typeof pair[1] === "number"));
 }
 
 /** Milliseconds since 1970 by name; what is not here was not used. */
@@ -22,5 +19,5 @@ export function markUsed(names: Iterable<string>): void {
   const newest = Object.entries(all)
     .sort((a, b) => b[1] - a[1])
     .slice(0, MOST);
-  localStorage.setItem(PLACE, JSON.stringify(Object.fromEntries(newest)));
+  keep(PLACE, JSON.stringify(Object.fromEntries(newest)));
 }

@@ -70,6 +70,7 @@ export const gallery = catalogue(
     compare: "Compare",
     delete: "Delete",
     restore: "Bring back",
+    isDeleted: "This picture is deleted. It can be brought back for seven days.",
     restored: (count: number) => `${pictures(count)} brought back`,
     deletedCount: (count: number) => `${pictures(count)} deleted`,
     undo: "Undo",
@@ -156,6 +157,10 @@ export const gallery = catalogue(
     dropped: "A picture",
     reading: "Its settings are being read",
     foundSettings: (tool: string) => `It has settings of ${tool}`,
+    unreadable:
+      "This is no picture that can be read: it is damaged, or of another kind than its name says. Save it anew as PNG or JPEG.",
+    tooLarge: (size: string) =>
+      `It has ${size}, which is more than this server takes. Make it smaller, or save it as JPEG.`,
     noSettings: "It has no settings that gesso can read. It can still be drawn from.",
     useSettings: "Use its settings",
     useSettingsWords: "The form is filled in as the picture was made.",
@@ -235,6 +240,7 @@ export const gallery = catalogue(
     compare: "Vergleichen",
     delete: "Löschen",
     restore: "Zurückholen",
+    isDeleted: "Dieses Bild ist gelöscht. Sieben Tage lang kann es zurückgeholt werden.",
     restored: (count) => `${bilder(count)} zurückgeholt`,
     deletedCount: (count) => `${bilder(count)} gelöscht`,
     undo: "Rückgängig",
@@ -318,6 +324,10 @@ export const gallery = catalogue(
     dropped: "Ein Bild",
     reading: "Seine Einstellungen werden gelesen",
     foundSettings: (tool) => `Es hat Einstellungen von ${tool}`,
+    unreadable:
+      "Das ist kein lesbares Bild: Es ist beschädigt oder von anderer Art, als sein Name sagt. Speichern Sie es neu als PNG oder JPEG.",
+    tooLarge: (size) =>
+      `Es hat ${size}, mehr als dieser Server annimmt. Verkleinern Sie es, oder speichern Sie es als JPEG.`,
     noSettings: "Es hat keine Einstellungen, die gesso lesen kann. Man kann trotzdem von ihm ausgehen.",
     useSettings: "Seine Einstellungen verwenden",
     useSettingsWords: "Das Formular wird so ausgefüllt, wie das Bild gemacht wurde.",

@@ -6,6 +6,8 @@
 // and a component writes {draw.title}. What a second language lacks, or has too much, is an error of types. Reading a
 // text follows the language, so a change shows at once.
 
+import { keep, kept } from "../state/store";
+
 export type Language = "en" | "de";
 type Entry = string | ((...values: never[]) => string);
 type Plain<T> = { readonly [K in keyof T]: T[K] extends string ? string : T[K] };
@@ -15,7 +17,7 @@ const RIGHT_TO_LEFT: readonly string[] = ["ar", "fa", "he", "ur"];
 const PLACE = "gesso.language";
 
 const preferred = (): Language => {
-  const saved = localStorage.getItem(PLACE);
+  const saved = kept(PLACE);
   const wanted = saved ? [saved] : (navigator.languages ?? [navigator.language]);
   const found = wanted.map((one) => one.slice(0, 2)).find((one) => one in LANGUAGES);
   return (found ?? "en") as Language;
@@ -27,12 +29,16 @@ export const language = {
   get code(): Language {
     return current;
   },
+  /** For numbers and dates, as where the user is, if that is a place of the language that was chosen. */
+  get locale(): string {
+    return (navigator.languages ?? []).find((one) => one.slice(0, 2) === current) ?? current;
+  },
   get direction(): "ltr" | "rtl" {
     return RIGHT_TO_LEFT.includes(current) ? "rtl" : "ltr";
   },
   choose(code: Language): void {
     current = code;
-    localStorage.setItem(PLACE, code);
+    keep(PLACE, code);
   },
 };
 
@@ -43,7 +49,7 @@ export function catalogue<T extends Record<string, Entry>>(en: T, de: Plain<T>):
 
 /** A number as the language writes it. */
 export const number = (value: number, digits = 0): string =>
-  value.toLocaleString(current, { maximumFractionDigits: digits });
+  value.toLocaleString(language.locale, { maximumFractionDigits: digits });
 
 /** Bytes, in the largest unit that leaves a number of 1 or more. */
 export function size(bytes: number): string {
@@ -58,15 +64,16 @@ export function size(bytes: number): string {
 
 /** A time of the API as day and hour. */
 export const moment = (text: string): string =>
-  new Date(text).toLocaleString(current, { dateStyle: "medium", timeStyle: "short" });
+  new Date(text).toLocaleString(language.locale, { dateStyle: "medium", timeStyle: "short" });
 
 /** A time of the API as a day. */
 export const day = (text: string): string =>
-  new Date(text).toLocaleDateString(current, { dateStyle: "medium" });
+  new Date(text).toLocaleDateString(language.locale, { dateStyle: "medium" });
 
 /** A time of the API as a month, short. */
 export const month = (text: string): string =>
-  new Date(text).toLocaleDateString(current, { month: "short", year: "2-digit" });
+  new Date(text).toLocaleDateString(language.locale, { month: "short", year: "2-digit" });
 
 /** A time of the API as a year. */
-export const year = (text: string): string => new Date(text).toLocaleDateString(current, { year: "numeric" });
+export const year = (text: string): string =>
+  new Date(text).toLocaleDateString(language.locale, { year: "numeric" });

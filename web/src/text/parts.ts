@@ -13,6 +13,7 @@ export const parts = catalogue(
     copyReport: "Copy as text",
     dismiss: "Got it",
     isSet: "Something is set here",
+    tryAgain: "Try again",
     times: (count: number) => `${count} times`,
   },
   {
@@ -25,6 +26,7 @@ export const parts = catalogue(
     copyReport: "Als Text kopieren",
     dismiss: "Verstanden",
     isSet: "Hier ist etwas eingestellt",
+    tryAgain: "Noch einmal versuchen",
     times: (count) => `${count}-mal`,
   },
 );

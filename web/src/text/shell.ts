@@ -43,6 +43,7 @@ export const shell = catalogue(
     thisList: "This list",
     goBack: "Close what is open; go back",
     offline: "The server does not answer.",
+    noAnswer: "The server does not answer. Look whether gesso serve still runs, then try again.",
     offlineDetail:
       "Trying again. Nothing is lost: what was submitted is kept there, what you write is kept here.",
     keyTitle: "This server asks for a key",
@@ -61,6 +62,9 @@ export const shell = catalogue(
     toDraw: "To Draw",
     drop: "Drop it anywhere",
     dropDetail: "A picture: use its settings, or draw from it. A model file: take it into the library.",
+    notKept: "This browser keeps nothing",
+    notKeptDetail:
+      "Its storage is full, or switched off for this page. Pictures and jobs are safe on the server; what you write is lost with this tab.",
     dropUnknown: (name: string) => `${name} was not taken`,
     dropUnknownDetail: "Expected a picture (PNG, JPEG, WebP) or a model file (safetensors, ckpt, pt, gguf).",
     aiLabel: "Pictures here are made by AI",
@@ -105,6 +109,8 @@ export const shell = catalogue(
     thisList: "Diese Liste",
     goBack: "Offenes schließen; zurück",
     offline: "Der Server antwortet nicht.",
+    noAnswer:
+      "Der Server antwortet nicht. Sehen Sie nach, ob gesso serve noch läuft, und versuchen Sie es dann noch einmal.",
     offlineDetail:
       "Es wird weiter versucht. Nichts geht verloren: Aufträge liegen beim Server, was Sie schreiben, liegt hier.",
     keyTitle: "Dieser Server verlangt einen Schlüssel",
@@ -126,6 +132,9 @@ export const shell = catalogue(
     drop: "Irgendwo loslassen",
     dropDetail:
       "Ein Bild: seine Einstellungen übernehmen oder daraus zeichnen. Eine Modelldatei: in die Bibliothek aufnehmen.",
+    notKept: "Dieser Browser hebt nichts auf",
+    notKeptDetail:
+      "Sein Speicher ist voll oder für diese Seite ausgeschaltet. Bilder und Aufträge sind auf dem Server sicher; was Sie schreiben, ist mit diesem Tab verloren.",
     dropUnknown: (name) => `${name} wurde nicht angenommen`,
     dropUnknownDetail:
       "Erwartet wird ein Bild (PNG, JPEG, WebP) oder eine Modelldatei (safetensors, ckpt, pt, gguf).",

@@ -1,1 +1,0 @@
-import{At as e,gt as t,jt as n}from"./index.svelte-CmuZozNx.js";import{l as r,u as i}from"./index-BrthZHke.js";import{a,r as o}from"./importing.svelte-C3uCNqcU.js";function s(s,c){n(c,!0),t(()=>{for(let e of c.files.filter(a))o(e);i.view!==`models`&&r(`#/models`),c.onclose()}),e()}export{s as default};
