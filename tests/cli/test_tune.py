@@ -42,7 +42,7 @@ def test_from_a_folder_to_a_file_to_a_picture(place, capsys):
     facts = json.loads(said(capsys, *words, "--explain", "--json").out)
     assert facts["pictures"] == 4 and facts["steps"] == 4
 
-    judged = ("--judge-samples", "2", "--copy-samples", "3")
+    judged = ("--judge-samples", "2", "--copy-samples", "3", "--class-pictures", "0")
     told = said(capsys, *words, "--sample", "a red cat", "--sample-steps", "2", "--trigger", "kitty", *judged)
     assert told.out.startswith("my.safetensors rank=2 step=4 bytes=")
     assert "best: step 4 has the score" in told.err and " of 3 pictures of step 4" in told.err

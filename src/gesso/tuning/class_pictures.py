@@ -31,9 +31,9 @@ KNOWN: dict[Category, float] = {
 def class_prompts(settings: TuningSettings, model: Path) -> list[str]:
     """A prompt for each picture that the model draws itself, as the settings ask; none where there are others.
 
-    A class has one prompt. A model that says which objects it knows draws those beside a LoRA with a trigger, since there
-    may be no class among them; a style has no trigger, and other things in another style are no help to it. A whole model
-    learned its subject worse beside them, and kept no more (docs/log.md).
+    A class has one prompt. A model that says which objects it knows draws those beside a LoRA with a trigger, since
+    there may be no class among them; a style has no trigger, and other things in another style are no help to it. A
+    whole model learned its subject worse beside them, and kept no more (docs/log.md).
     """
     count = settings.class_pictures
     if count == 0:
