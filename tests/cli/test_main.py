@@ -147,7 +147,7 @@ WRONG = [
     (["generate", "cat", "--number", "0"], "--number is 0, expected 1 to 1000"),
     (["generate", "cat", "--guidance", "nan"], "--guidance is nan, expected a number"),
     (["generate", "cat", "--dtype", "float16", "--device", "cpu"], "bfloat16"),
-    (["generate", "cat", "--dtype", "int8"], "float32"),
+    (["generate", "cat", "--dtype", "int4"], "float32"),
     (["generate", "cat", "--device", "tpu"], "unknown device"),
     (["generate", "cat\udcff"], "Unicode"),
     (["generate", "cat", "--eta", "0.5", "--sampler", "euler"], "takes no eta"),

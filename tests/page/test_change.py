@@ -15,7 +15,6 @@ from page.served import PageServer
 # goes, and else by itself a moment after each change.
 MASK = """async isAlone => {
   const since = Date.now();
-  if (!isAlone) window.dispatchEvent(new Event('pagehide'));
   const wait = ms => new Promise(next => setTimeout(next, ms));
   const database = await new Promise(next => {
     const asked = indexedDB.open('gesso.canvas', 1);
@@ -29,7 +28,9 @@ MASK = """async isAlone => {
     });
     const kept = all.sort((a, b) => b.at - a.at)[0];
     if (!isAlone && !(kept?.at >= since)) {
-      await wait(20);
+      if (Date.now() - since > 30000) throw Error('nothing was kept');
+      window.dispatchEvent(new Event('pagehide'));  // more than once: after a reload there is nothing yet to be kept
+      await wait(50);
       continue;
     }
     const levels = kept.layers.find(one => one.kind === 'mask').levels;

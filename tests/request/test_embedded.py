@@ -35,7 +35,7 @@ def test_a_style_fits_the_model_whole(name: str, parts: ModelParts) -> None:
     lora = read_lora(open_weights(embedded_extras("lora")[name]), Target("gesso-mini", "sd1", parts.networks))
     assert lora.match.unmatched == ()
     assert lora.components == ("unet",)
-    assert lora.metadata["modelspec.title"] == f"{name} for gesso-mini"
+    assert lora.metadata["modelspec.title"] == f"{name.replace('-', ' ')} for gesso-mini"
     assert lora.metadata["modelspec.license"] == "Apache-2.0"
 
 

@@ -315,7 +315,7 @@ def test_a_resolved_request_may_take_the_place_of_an_open_one_and_the_other_way_
         ({"seed": 10**5000}, "seed", {"value": "a number of thousands of digits", "low": 0, "high": MAX_SEED}),
         ({"num_steps": "many"}, "num_steps", {"value": "many"}),
         ({"eta": float("nan")}, "eta", {"value": "nan"}),
-        ({"prompt": "a" * 40_000}, "prompt", {"length": 40_000, "high": 32_000}),
+        ({"prompt": "a" * 40_000}, "prompt", {"length": 40_000, "low": 0, "high": 32_000}),
         ({"sigmas": [1.0]}, "sigmas", {"length": 1, "low": 2, "high": 1001}),
         (
             {"preset": "a1112"},

@@ -572,7 +572,7 @@ def _with_class(
                 f"note: first, {len(prompts)} pictures of {shown} are drawn into {where}; they are not counted below"
             )
             return settings
-        return replace(settings, reg=str(where))
+        return replace(settings, reg=str(where), class_pictures=len(prompts))
     show = _progress(bar, stop)
     draw_class_pictures(
         model,
@@ -582,7 +582,7 @@ def _with_class(
         seed=settings.seed,
         on_picture=lambda done, of: show("drawing pictures of the class", done, of),
     )
-    return replace(settings, reg=str(where))
+    return replace(settings, reg=str(where), class_pictures=len(prompts))
 
 
 def _progress(bar: Bar, stop: Stop) -> Callable[[str, int, int], None]:

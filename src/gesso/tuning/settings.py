@@ -303,6 +303,7 @@ def completed(
         base = "float32"  # what learns needs all its digits
     return replace(
         settings,
+        class_pictures=settings.class_pictures or 0,
         resolution=rules.resolution[0],
         bucket_step=rules.step,
         min_bucket=rules.low,

@@ -182,9 +182,9 @@ export class Desk {
     };
     const layers = await Promise.all(easel.layers.map((one) => keptLayer(one, this.cache)));
     const staged = await Promise.all(
-      this.staging.staged.map(async (one) => ({
-        ...one,
-        before: one.before === null ? null : await pngOf(one.before, this.cache),
+      this.staging.staged.map(async ({ before, ...one }) => ({
+        ...($state.snapshot(one) as typeof one), // what is reactive cannot be written down
+        before: before === null ? null : await pngOf(before, this.cache),
       })),
     );
     if (this.id === id) await write({ ...base, layers, staged });
