@@ -23,7 +23,9 @@ def test_there_and_back(tmp_path):
     )
     (tmp_path / "my.toml").write_text(to_toml(settings), encoding="utf-8")
     assert TuningSettings(**read_settings(tmp_path / "my.toml")) == settings
-    whole = with_samples(completed(replace(settings, preset="cpu", learn_word=False), TINY_SD, 5), is_mini=False, on_cpu=True)
+    whole = with_samples(
+        completed(replace(settings, preset="cpu", learn_word=False), TINY_SD, 5), is_mini=False, on_cpu=True
+    )
     (tmp_path / "my.toml").write_text(to_toml(whole), encoding="utf-8")
     assert TuningSettings(**read_settings(tmp_path / "my.toml")) == whole
     assert None not in asdict(whole).values()
