@@ -35,12 +35,13 @@ def opened(folder: Path, cursor: str | None) -> str | None:
         data = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
     except (binascii.Error, ValueError):
         data = b""
-    secret, nonce = link_secret(folder), data[:_NONCE]
-    text = _mixed(secret, nonce, data[_NONCE:])
-    if len(data) != _NONCE + SIZE or not hmac.compare_digest(nonce, _hmac(secret, b"cursor nonce", text)[:_NONCE]):
-        detail = f"`cursor` {short(cursor)}: expected that of the page before"
-        raise GessoError(detail, code="invalid_value", field="cursor")
-    return text.decode().rstrip()
+    if len(data) == _NONCE + SIZE:
+        secret, nonce = link_secret(folder), data[:_NONCE]
+        text = _mixed(secret, nonce, data[_NONCE:])
+        if hmac.compare_digest(nonce, _hmac(secret, b"cursor nonce", text)[:_NONCE]):
+            return text.decode().rstrip()
+    detail = f"`cursor` {short(cursor)}: expected that of the page before"
+    raise GessoError(detail, code="invalid_value", field="cursor")
 
 
 def _hmac(secret: bytes, purpose: bytes, text: bytes) -> bytes:
@@ -50,4 +51,4 @@ def _hmac(secret: bytes, purpose: bytes, text: bytes) -> bytes:
 def _mixed(secret: bytes, nonce: bytes, text: bytes) -> bytes:
     """The text and a key stream, whose 32 bytes are as many as a text has."""
     stream = _hmac(secret, b"cursor stream", nonce)
-    return bytes(one ^ other for one, other in zip(text, stream, strict=False))
+    return bytes(one ^ other for one, other in zip(text, stream, strict=True))

@@ -47,6 +47,9 @@ RecipeOption = Annotated[
     typer.Option(help="Training recipe: cpu (hours on two cores, 64 px) or gpu (25 minutes on a large GPU, 128 px)."),
 ]
 FolderOption = Annotated[Path, typer.Option(metavar="FOLDER", help="Where to keep training states and logs.")]
+MinutesOption = Annotated[
+    float | None, typer.Option(min=0, help="Stop after this many minutes; run again to continue.")
+]
 FontOption = Annotated[Path | None, typer.Option(help="Noto Color Emoji font file.", show_default="the system's")]
 AtlasOption = Annotated[Path | None, typer.Option(help="Glyphs written by `gesso train atlas`, instead of the font.")]
 ProcessesOption = Annotated[
@@ -78,9 +81,7 @@ def default_model(
         str | None, typer.Option(help=f"Train one stage: {', '.join(STAGES)}.", show_default="all in turn")
     ] = None,
     folder: FolderOption = FOLDER,
-    minutes: Annotated[
-        float | None, typer.Option(min=0, help="Stop after this many minutes; run again to continue.")
-    ] = None,
+    minutes: MinutesOption = None,
     samples: Annotated[
         int | None, typer.Option(min=1, help="Number of pictures to train on.", show_default="the recipe's")
     ] = None,
@@ -243,9 +244,7 @@ def edges(
     model: ModelOption = "gesso-mini",
     folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to keep training states and logs.")] = ADDITIONS
     / "gesso-edges",
-    minutes: Annotated[
-        float | None, typer.Option(min=0, help="Stop after this many minutes; run again to continue.")
-    ] = None,
+    minutes: MinutesOption = None,
     samples: Annotated[
         int | None, typer.Option(min=1, help="Number of pictures to train on.", show_default="the recipe's")
     ] = None,
@@ -288,9 +287,7 @@ def few_steps(
     model: ModelOption = "gesso-mini",
     folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to keep training states and logs.")] = ADDITIONS
     / "few-steps",
-    minutes: Annotated[
-        float | None, typer.Option(min=0, help="Stop after this many minutes; run again to continue.")
-    ] = None,
+    minutes: MinutesOption = None,
     samples: Annotated[
         int | None,
         typer.Option(min=1, help="Number of steps of the teacher to learn from.", show_default="the recipe's"),
