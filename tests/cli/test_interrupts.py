@@ -54,7 +54,23 @@ def swallow(argv):
     assert swallowing.done
     while True:
         time.sleep(0.01)
-cli._run = {"lose": lose, "wrap": wrap, "swallow": swallow}[sys.argv[1]]
+def import_failing(argv):
+    cli.take_over()
+    write = type(sys.stderr.buffer.raw).write
+    def slowly(self, data):
+        count = write(self, data)
+        time.sleep(0.1)  # where the repetition of what the import lost arrives
+        return count
+    type(sys.stderr.buffer.raw).write = slowly
+    open("failing.py", "w").write(
+        "import signal\\n"
+        "signal.raise_signal(signal.SIGINT)\\n"
+        "raise ImportError('cannot load')\\n"
+    )
+    sys.path.insert(0, "")
+    import failing
+commands = {"lose": lose, "wrap": wrap, "swallow": swallow, "an import fails": import_failing}
+cli._run = commands[sys.argv[1]]
 cli.main()
 """
 
@@ -89,7 +105,7 @@ def test_ctrl_c_while_it_starts(seconds: float, tmp_path: Path, monkeypatch: pyt
     assert code == EXIT_INTERRUPTED or seconds > 0.5
 
 
-@pytest.mark.parametrize("how", ["lose", "wrap", "swallow"])
+@pytest.mark.parametrize("how", ["lose", "wrap", "swallow", "an import fails"])
 def test_ctrl_c_that_a_library_loses_wraps_or_swallows(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     done = subprocess.run(

@@ -48,7 +48,7 @@ def main() -> NoReturn:
         gc.set_threshold(10_000)
         code = run(sys.argv[1:], interrupts)
     except KeyboardInterrupt:  # while the last was put away
-        code = EXIT_INTERRUPTED
+        code = _interrupted(interrupts)
     interrupts.end_at_once()
     code = _flushed(code)
     codes.append(code)
@@ -67,6 +67,7 @@ class Interrupts:
     def __init__(self) -> None:
         self.happened = False
         self._again = False  # the next call of the handler repeats the first Ctrl-C and is no second one
+        self._heeded = False  # the command has ended for it, so that a repetition that is under way comes too late
 
     def install(self) -> None:
         """Take over from Python; where Ctrl-C is ignored, as in a shell's background, it stays so."""
@@ -75,12 +76,15 @@ class Interrupts:
             sys.unraisablehook = self._unraisable
 
     def end_at_once(self) -> None:
-        """From now on nothing is left to clean up."""
+        """From now on nothing is left to clean up: no KeyboardInterrupt comes any more."""
+        self._heeded = True
         if signal.getsignal(signal.SIGINT) == self._stop:
             self.happened = True
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         repeated, self._again = self._again, False
+        if repeated and self._heeded:
+            return
         if self.happened and not repeated:
             if sys.stderr is not None and sys.stderr.isatty():
                 sys.stderr.write("\x1b[?25h")  # the progress bar hides the cursor
@@ -119,14 +123,14 @@ def run(argv: Sequence[str], interrupts: Interrupts | None = None) -> int:
     try:
         return _run(argv)
     except KeyboardInterrupt:  # what is finished stays, what is not was never under its name
-        return _interrupted()
+        return _interrupted(interrupts)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else EXIT_FAILED
     except BrokenPipeError:
         return EXIT_FAILED  # whoever read the results, such as `head`, has enough
     except Exception as error:
         if interrupts is not None and interrupts.happened:
-            return _interrupted()
+            return _interrupted(interrupts)
         if "--debug" in argv or os.environ.get("GESSO_DEBUG", "") not in ("", "0"):
             raise
         from gesso.terminal.explaining import explain
@@ -175,7 +179,9 @@ def _chosen(argv: Sequence[str]) -> str | None:
     return next((word for word in argv if not word.startswith("-")), None)
 
 
-def _interrupted() -> int:
+def _interrupted(interrupts: Interrupts | None) -> int:
+    if interrupts is not None:
+        interrupts.end_at_once()  # one that comes while the line is written would have it written twice
     with suppress(OSError):
         print("interrupted", file=sys.stderr)
     return EXIT_INTERRUPTED
