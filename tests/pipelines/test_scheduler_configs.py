@@ -111,6 +111,13 @@ class Pair:
         assert expected.std() > 0.02
         return float((self.ours(num_steps, **values) - expected).abs().max()) / 2
 
+    def rounding(self, num_steps: int) -> float:
+        """The largest difference between diffusers' pictures with two kernels of the same products, float32 both."""
+        usual = self.theirs(None, num_steps, {})
+        with torch.backends.mkldnn.flags(enabled=False):
+            other = self.theirs(None, num_steps, {})
+        return float((usual - other).abs().max()) / 2
+
 
 @pytest.fixture
 def pair(diffusers: Any, components: dict[str, Any], base: Path, tmp_path: Path) -> Pair:
@@ -153,7 +160,9 @@ def pair(diffusers: Any, components: dict[str, Any], base: Path, tmp_path: Path)
 )
 def test_settings_of_a_folder_are_followed(pair: Pair, name: str, config: dict[str, Any]):
     pair.configured(name, config)
-    assert pair.gap(6) <= CLOSE
+    gap = pair.gap(6)
+    # UniPC of third order on beta sigmas makes 3e-5 of the last bits, also between diffusers and itself.
+    assert gap <= CLOSE or gap <= 2 * pair.rounding(6) <= 10 * CLOSE
 
 
 KARRAS = {"use_karras_sigmas": True}
