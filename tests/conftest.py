@@ -80,10 +80,25 @@ LONG = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    leave_samples(items)
     if config.option.markexpr == "not slow":
         fewer_examples(items)
     if hasattr(config, "workerinput"):
         long_ones_first(items)
+
+
+def leave_samples(items: list[pytest.Item]) -> None:
+    """Of the cases of a test that is marked `sampled(n)`, the first of every n stays quick; the others are slow."""
+    cases: Counter[str] = Counter()
+    for item in items:
+        sampled = item.get_closest_marker("sampled")
+        if sampled is None or item.get_closest_marker("slow"):
+            continue
+        test = item.nodeid.split("[")[0]
+        (every,) = sampled.args
+        if cases[test] % every:
+            item.add_marker(pytest.mark.slow)
+        cases[test] += 1
 
 
 def fewer_examples(items: list[pytest.Item]) -> None:

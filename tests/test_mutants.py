@@ -160,6 +160,7 @@ FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="tests of mutants run
 
 
 @FORKS
+@pytest.mark.slow
 def test_a_small_package_is_asked(toy: Path):
     """Which mutants survive, and why; that the checkout is left as it is; that what is known is not asked again."""
     pytest.importorskip("coverage")
@@ -208,6 +209,7 @@ def test_a_small_package_is_asked(toy: Path):
         ("pass", "None"),
     ],
 )
+@pytest.mark.sampled(3)
 def test_a_test_that_hangs_or_dies_is_noticed(tmp_path: Path, body: str, problem: str):
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_x.py").write_text(f"def test_x():\n    {body}\n")

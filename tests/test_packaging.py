@@ -80,6 +80,7 @@ def test_the_wheel_has_the_kernels(wheel):
     assert "gesso/runtime/_kernels.so" in zipfile.ZipFile(wheel).namelist()
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_sdist_can_be_run(unpacked):
     """With their helpers, saved numbers and pages: a few of them stand for all."""
     chosen = ["tests/diffusion/test_docs.py", "tests/cli/test_main.py", "-k", "docs or version or reference_page"]

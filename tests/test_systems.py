@@ -184,9 +184,8 @@ print("CODES", json.dumps(codes))
 """
 
 
-@pytest.mark.parametrize(
-    "stdout", ["cp1252", *(pytest.param(each, marks=pytest.mark.slow) for each in ("utf-8", "cp437"))]
-)
+@pytest.mark.parametrize("stdout", ["cp1252", "utf-8", "cp437"])
+@pytest.mark.slow
 def test_the_commands_run_where_posix_is_missing(stdout: str, tmp_path: Path):
     """On a console with the code pages of Windows, too: what it cannot show is written with escapes."""
     model = save_tiny_mini(tmp_path / "tiny.safetensors")

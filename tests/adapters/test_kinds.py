@@ -364,6 +364,7 @@ def norm_parts(module: nn.Module) -> Parts:
 
 @pytest.mark.parametrize("family", [TINY_SD, TINY_SD21, TINY_SDXL], ids=lambda family: family.name)
 @torch.no_grad()
+@pytest.mark.sampled(3)
 def test_every_layer_of_every_kind_is_found(family, tmp_path: Path) -> None:
     """Linear layers, convolutions, norms and embeddings, named as trainers do; run time and merged agree."""
     target = target_of(family)

@@ -82,6 +82,7 @@ def load_theirs(pipe: Any, path: Path) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
+@pytest.mark.sampled(2)
 def test_a_kohya_lora_as_in_diffusers(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
     family = FAMILIES[name]
     target = target_of(family)

@@ -80,6 +80,7 @@ def same(found: Lora, expected: Lora) -> None:
 
 @pytest.mark.parametrize("family", [TINY_SD, TINY_SD21, TINY_SDXL], ids=lambda family: family.name)
 @pytest.mark.parametrize("rename", [peft, raw_peft, old_a, old_b])
+@pytest.mark.sampled(3)
 def test_spellings_of_diffusers(family, rename, tmp_path: Path) -> None:
     target = target_of(family)
     tensors = attentions(target)

@@ -51,6 +51,7 @@ def dora_parts(module: nn.Module) -> dict[str, Tensor]:
         for k, dialect in enumerate(("kohya", "peft"))
     ],
 )
+@pytest.mark.sampled(2)
 def test_converting_and_back(family, make, dialect: str, tmp_path: Path) -> None:
     target = target_of(family)
     tensors = kohya(target, make)
@@ -105,6 +106,7 @@ DORA = {"lora_up.weight": (32, 2), "lora_down.weight": (2, 32), "dora_scale": (3
 
 
 @pytest.mark.parametrize("parts", [OTHERS["IA3"], OTHERS["OFT"], OTHERS["GLoRA"], DORA])
+@pytest.mark.sampled(2)
 def test_what_depends_on_the_models_weights_is_not_merged(parts: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
     target = target_of(TINY_SD)
     one = read(tmp_path / "one", kohya(target, lora_parts), target)

@@ -175,6 +175,7 @@ def trained_by_lycoris(
     ("name", "case"),
     [*QUICK, *(pytest.param(*each, marks=SLOW) for each in LYCORIS_CASES if each not in QUICK)],
 )
+@pytest.mark.sampled(2)
 def test_what_lycoris_writes(name: str, case: str, folders: dict[str, Path], tmp_path: Path):
     path = tmp_path / "lora.safetensors"
     _, expected = trained_by_lycoris(folders[name], ALL[name], path, LYCORIS[case])
@@ -311,6 +312,7 @@ def trained_by_peft(folder: Path, path: Path, config: str, options: dict[str, An
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in QUICK_PEFT else SLOW) for c in PEFT])
+@pytest.mark.sampled(3)
 def test_what_peft_writes(case: str, folders: dict[str, Path], tmp_path: Path):
     expected = trained_by_peft(folders["SD 1.5"], tmp_path, *PEFT[case])
     assert_as_written(tmp_path / "adapter_model.safetensors", ALL["SD 1.5"], expected)

@@ -127,6 +127,7 @@ def test_a_single_file_is_described(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", [name for name in TINY_FAMILIES if name != "sd21-base"])
+@pytest.mark.sampled(2)
 def test_the_family_of_a_folder(tmp_path: Path, family: str) -> None:
     found = describe(save_tiny_folder(tmp_path / "tiny", TINY_FAMILIES[family]))
     assert (found.layout, found.family) == ("diffusers", family)

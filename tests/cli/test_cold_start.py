@@ -46,6 +46,7 @@ def test_a_picture_imports_what_it_needs(tmp_path: Path):
     assert (tmp_path / "x.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_a_memory_plan_gets_the_rest_of_torch(tmp_path: Path):
     whole = run(GENERATE.format(more='"--memory", "2GiB"'), tmp_path)[-2]
     assert whole == "1"

@@ -136,6 +136,7 @@ def test_flags_styles_and_wildcards(capsys: pytest.CaptureFixture[str], model: s
 
 
 @pytest.mark.parametrize("command", ["batch", pytest.param("grid", marks=pytest.mark.slow)])  # ten drawings each
+@pytest.mark.slow
 def test_many_pictures_take_what_generate_takes_beside_the_prompt(
     capsys: pytest.CaptureFixture[str], model: str, command: str
 ):

@@ -172,9 +172,8 @@ def test_notes_for_a_person(place, capsys):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
 def test_ctrl_c_saves_a_state_and_says_how_to_go_on(number, code, place, capsys):
     words = ["photos", "-m", "model.safetensors", "-o", "my.safetensors", "--cache", "latents", *QUICK]
     words[words.index("--train-steps") + 1] = "100000"
@@ -206,6 +205,7 @@ def test_ctrl_c_saves_a_state_and_says_how_to_go_on(number, code, place, capsys)
     assert (place / "my.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_dreambooth_draws_its_class_and_needs_to_know_it(place, capsys):
     words = ["photos", "-m", "model.safetensors", "-o", "mine.safetensors", "--cache", "latents", *QUICK[2:]]
     assert run(["train", "dreambooth", *words]) == 2

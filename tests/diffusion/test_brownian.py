@@ -87,6 +87,7 @@ def test_the_path_does_not_depend_on_the_number_of_steps():
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("num_steps", [2, 25])
+@pytest.mark.sampled(3)
 def test_every_step_of_every_schedule_has_its_noise(name, num_steps):
     """Also half of a step, where steps are at their closest, and zero terminal SNR, whose sigmas reach 4519."""
     for schedule in (SD15, scaled_linear(zero_terminal_snr=True)):

@@ -495,6 +495,7 @@ def exact_moments(name, num_steps, **options):
         ("sa_solver", {"tau_from": 0, "tau_to": 999}, 2),
     ],
 )
+@pytest.mark.sampled(2)
 def test_stochastic_samplers_reach_the_right_mean_and_variance(name, options, order):
     expected = STD**2 + smooth_sigmas(2)[-1].item() ** 2
     errors = []
@@ -758,6 +759,7 @@ def test_counts_of_draws_calls_and_steps(name, num_steps):
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 8, 24])
 @pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.sampled(2)
 def test_steps_are_numbered_below_their_count_and_all_are_taken(name, num_steps, rows):
     """DPM adaptive once gave the calls of its last attempts later numbers where a picture was drawn alone."""
     sigmas = SCHEDULES["karras"](SD15, num_steps)

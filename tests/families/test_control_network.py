@@ -47,6 +47,7 @@ TOLERANCE = 1e-5  # float32 sums in another order, over some twenty layers
         ("diffusers.sdxl.controlnet", SDXL),
     ],
 )
+@pytest.mark.sampled(2)
 def test_every_published_list_is_made_name_for_name_and_shape_for_shape(name: str, family: Family) -> None:
     listed = json.loads(gzip.decompress(PUBLISHED.read_bytes()))["files"][name]
     shapes = {key: tuple(shape) for key, (shape, _) in listed.items()}
@@ -122,6 +123,7 @@ def cldm_names(tensors: Mapping[str, Tensor], family: Family) -> dict[str, Tenso
 @torch.no_grad()
 @pytest.mark.parametrize("family", [TINY_SD, TINY_SD21, TINY_SDXL], ids=lambda family: family.name)
 @pytest.mark.parametrize("form", ["diffusers", "cldm", "cldm without prefix"])
+@pytest.mark.sampled(3)
 def test_network_beside_diffusers(family: Family, form: str, tmp_path: Path) -> None:
     reference = theirs(family)
     tensors = {name: tensor.contiguous() for name, tensor in reference.state_dict().items()}

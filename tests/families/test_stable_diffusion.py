@@ -363,6 +363,7 @@ def test_diffusers_loads_our_folder(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("prediction", "zero"), [("eps", True), ("v", False), ("v", True), ("x0", False)])
+@pytest.mark.sampled(2)
 def test_other_predictions_survive_the_folder(tmp_path: Path, prediction: Any, zero: bool) -> None:
     family: Family = replace(TINY_SD, prediction=prediction, schedule=replace(SD15.schedule, zero_terminal_snr=zero))
     save_tiny_folder(tmp_path / "folder", family)

@@ -86,6 +86,7 @@ def round_trips(names: Iterable[str]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", round_trips(name for name in NAMES if name != "sdxl-refiner"))
+@pytest.mark.sampled(2)
 def test_single_file_round_trip(name: str, tmp_path: Path) -> None:
     """Of SD 2 with the text layer that nothing reads, its projection, and the temperature of its training."""
     family = TINY_FAMILIES[name]
@@ -103,6 +104,7 @@ def test_single_file_round_trip(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", round_trips(NAMES))
+@pytest.mark.sampled(3)
 def test_folder_round_trip(name: str, tmp_path: Path) -> None:
     """And through a single file in between: from one layout to the other and back."""
     family = TINY_FAMILIES[name]
@@ -173,6 +175,7 @@ def averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("change", [half_turned, leftovers, averaged])
 @pytest.mark.parametrize("name", ["sd21", "sdxl"])
+@pytest.mark.sampled(2)
 def test_variants_of_the_single_file(name: str, change: Callable[..., dict[str, Tensor]], tmp_path: Path) -> None:
     family = TINY_FAMILIES[name]
     path = write(tmp_path / "variant.safetensors", change(ldm_tensors(tiny_parts(family))))
@@ -375,6 +378,7 @@ def vae_of(parts: ModelParts) -> dict[str, Tensor]:
         for j, into in enumerate(("file", "folder"))
     ],
 )
+@pytest.mark.sampled(3)
 def test_a_vae_of_its_own(tmp_path: Path, kind: str, into: str) -> None:
     other = tiny_parts(TINY_SD, seed=1)
     tensors = vae_of(other)

@@ -234,6 +234,7 @@ def test_fetched_once_and_pinned(hub: Hub, tmp_path: Path):
         assert pinned["path"] == entry["path"]
 
 
+@pytest.mark.slow
 def test_a_whole_folder_and_the_offline_switches(hub: Hub, tmp_path: Path):
     tiny_sd.save_tiny_folder(tmp_path / "sd")
     hub.files = {**shelf.tree(tmp_path / "sd"), "run.py": b"raise SystemExit", "unet/model.bin": b"\x80\x02"}

@@ -80,6 +80,7 @@ def test_the_copy_is_the_unets_encoder(base, tmp_path):
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.slow
 def test_it_learns(made, base, tmp_path):
     task = EdgeControl(base, tmp_path, RECIPE)._task()
     with torch.no_grad():

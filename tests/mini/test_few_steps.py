@@ -105,6 +105,7 @@ def test_own_states_are_where_the_sampler_of_the_request_goes(base, tmp_path):
     assert (taught.z - lessons(task, own=False)[2].z)[1:].abs().max() > 0.01
 
 
+@pytest.mark.slow
 def test_it_learns(made, base, tmp_path):
     untrained = FewSteps(base, tmp_path, RECIPE).task()
     with torch.no_grad():
@@ -121,6 +122,7 @@ def test_the_base_is_frozen(base, tmp_path):
     assert all(p.grad is not None for p in task.factors.parameters())
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_goes_on_exactly(base, tmp_path):
     """In the middle of its second lessons, whose states the factors of then have gone to."""
     steady = replace(RECIPE, plan=replace(RECIPE.plan, decay_share=0.0))

@@ -68,6 +68,7 @@ def test_a_rehearsal_is_the_same_networks_for_a_few_steps():
     assert all(getattr(short, stage).total_samples == 12 and getattr(short, stage).minutes is None for stage in STAGES)
 
 
+@pytest.mark.slow
 def test_each_network_is_one_graph():
     """torch.compile must not fall out of a network: no backend here, the tracing alone (fullgraph raises otherwise)."""
     tokenizer = learn_vocabulary(all_words(OBJECTS), 4096, length=32)

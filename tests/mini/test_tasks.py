@@ -34,6 +34,7 @@ def another(made, folder):
     return DefaultModel(made[0].recipe, folder, OBJECTS, glyphs())
 
 
+@pytest.mark.sampled(2)
 def test_all_stages_end_in_a_file_that_loads(made, tmp_path):
     making, rows = made
     path = tmp_path / "model.safetensors"

@@ -84,6 +84,7 @@ def test_latents_are_disturbed_as_much_as_was_said():
     torch.testing.assert_close(task(decoder_noise=0.0, decoder_smear=1.0).disturb(flat, generator()), flat)
 
 
+@pytest.mark.slow
 def test_a_small_upscaler_learns_to_choose():
     """A crisp edge from a blurred one, in a hundred steps: steeper than what it was given, interpolated."""
     torch.manual_seed(0)

@@ -59,6 +59,7 @@ def test_every_stage_reports_and_the_model_draws(
     assert picture.image.size == (64, 64)
 
 
+@pytest.mark.slow
 def test_weights_that_are_saved_go_on_elsewhere(
     trained: tuple[WorldModel, list[dict[str, float]]], tmp_path: Path
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_training_starts_from_saved_weights(
         torch.testing.assert_close(kept[name.removeprefix("vae.")], value.float(), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_networks_are_compiled_once_when_the_compiler_is_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = toy_world.world_model(tmp_path)
     batch = model.recipe.autoencoder.batch_size

@@ -94,6 +94,7 @@ UNETS = {
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", UNETS)
+@pytest.mark.sampled(3)
 def test_unet(name: str) -> None:
     config = UNETS[name]
     unet = filled(meta(UNet, config), ldm.unet_rules(config, linear=name != "sd1_unet"))

@@ -162,6 +162,7 @@ def nested(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["base", "plus", "full"])
 @pytest.mark.parametrize("family", [TINY_SD, TINY_SDXL], ids=["sd15", "sdxl"])
+@pytest.mark.sampled(3)
 def test_an_ip_adapter_on_a_unet(tmp_path: Path, kind: str, family: Family) -> None:
     reference, unet = unets(family)
     tensors = image_prompt_file(kind, family)

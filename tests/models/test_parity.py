@@ -139,6 +139,7 @@ def test_unet_with_a_long_context() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", sorted(TINY_FAMILIES.keys() - {"sd15", "sd21-base", "sdxl-inpaint"}))
+@pytest.mark.sampled(3)
 def test_unet_of_every_release(name: str) -> None:
     """Linear projections, heads of one width, depths, sizes beside the time, noise levels, channels beside the latents;
     at a size that halves to odd numbers."""

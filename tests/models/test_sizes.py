@@ -91,6 +91,7 @@ BOOKKEEPING = {"model_ema.decay": ((), torch.float32), "model_ema.num_updates": 
 
 
 @pytest.mark.parametrize("file", SINGLE_FILES)
+@pytest.mark.sampled(2)
 def test_the_single_file_has_every_published_name_shape_and_format(file: str) -> None:
     name, dtype = SINGLE_FILES[file]
     expected = published(file)

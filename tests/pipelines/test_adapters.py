@@ -477,6 +477,7 @@ def drawn(pipeline: TextToImage, request: TextToImageRequest) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["sd", "xl"])
+@pytest.mark.sampled(2)
 def test_a_lora_as_in_diffusers(
     name: str, engine: Engine, models: dict[str, LoadedModel], folders: dict[str, Path], tmp_path: Path
 ):

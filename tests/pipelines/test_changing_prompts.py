@@ -87,6 +87,7 @@ CAT_DOG = {"a": "a cat", "b": "a dog", "-": "a "}
         ("a [[cat|dog]:dog:4]", "ababbbbbbb"),
     ],
 )
+@pytest.mark.sampled(3)
 def test_each_step_has_its_text(engine: Engine, models: dict[str, LoadedModel], prompt: str, expected: str):
     assert texts(engine, models["sd"], replace(REQUEST, prompt=prompt), CAT_DOG) == expected
 
@@ -173,6 +174,7 @@ def test_a_constant_prompt_in_the_signs_of_a_schedule_is_the_plain_one(engine: E
     "sampler",
     ["euler", *(pytest.param(name, marks=pytest.mark.slow) for name in ("heun", "dpmpp_2m_sde")), "ddim_cfgpp"],
 )  # nine drawings each: quick with a plain sampler, and with one that guides in its own way
+@pytest.mark.sampled(2)
 def test_the_same_prompt_twice_with_half_the_weight_is_the_prompt(
     engine: Engine, models: dict[str, LoadedModel], sampler: str
 ):

@@ -221,6 +221,7 @@ def check(row: tuple[str, str, str], found: torch.Tensor, expected: np.ndarray) 
         for model, job, case in RUNS
     ],
 )
+@pytest.mark.sampled(3)
 def test_same_picture_as_diffusers(diffusers: Any, theirs: Any, ours: Any, model: str, job: str, case: Case) -> None:
     pipe = theirs(model, job)
     pipe.scheduler = scheduler(diffusers, pipe, case)
@@ -266,6 +267,7 @@ def test_same_picture_as_diffusers_with_a_refiner(diffusers: Any, theirs: Any, o
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("job", SPECIAL)
+@pytest.mark.sampled(3)
 def test_same_picture_as_diffusers_from_models_of_one_job(diffusers: Any, ours: Any, folder: Any, job: str) -> None:
     """Inpainting with nine channels, InstructPix2Pix, x4 upscaler; each as diffusers' pipeline of that name."""
     kind, family = SPECIAL[job]

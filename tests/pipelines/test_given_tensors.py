@@ -164,6 +164,7 @@ def test_latents_of_a_wrong_kind(pipelines: dict[str, TextToImage], latents: Any
 
 
 @pytest.mark.parametrize("name", ["sd", "xl", "mini"])
+@pytest.mark.sampled(3)
 def test_an_encoded_prompt_draws_the_same(pipelines: dict[str, TextToImage], name: str):
     pipeline = pipelines[name]
     request = replace(REQUEST, negative_prompt="a dog")

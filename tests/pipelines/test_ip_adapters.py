@@ -131,7 +131,8 @@ def test_nothing_is_left_on_the_model(pipeline: TextToImage) -> None:
     assert torch.equal(pipeline.pixels(request()), before)
 
 
-@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])  # counts memory
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.slow
 def test_limited_memory_changes_no_picture(files: dict[str, Path], dtype: str) -> None:
     """The model rests while its picture is read, and is ready again when the UNet is called: two of each."""
     finder = NamedFiles({"control": {"plus": files["plus"]}, "image_encoder": {"vit": files["vit"]}})

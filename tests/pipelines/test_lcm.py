@@ -29,6 +29,7 @@ def pipeline(folder: Path) -> TextToImage:
 
 @pytest.mark.filterwarnings("ignore")  # diffusers and transformers warn about themselves
 @pytest.mark.parametrize("guidance", [1.0, 4.0, 8.5])
+@pytest.mark.sampled(3)
 def test_same_picture_as_diffusers(folder: Path, pipeline: TextToImage, guidance: float) -> None:
     from diffusers import LatentConsistencyModelPipeline
 

@@ -80,6 +80,7 @@ def start_of(pipeline: TextToImage, image: Image.Image, mask: Image.Image | None
 @pytest.mark.parametrize("model", ["sd", "inpaint", "mini"])
 @pytest.mark.parametrize("content", ["original", "fill", "noise", "nothing"])
 @pytest.mark.parametrize("area", ["whole", "masked"])
+@pytest.mark.sampled(3)
 def test_what_is_not_masked_stays_bit_by_bit(pipelines: dict[str, TextToImage], model: str, content: str, area: str):
     image, mask = source(), spot(64, 64, (20, 24, 40, 44))
     drawn = draw(pipelines[model], image, mask, mask_content=content, mask_area=area, mask_blur=1.5)
@@ -213,6 +214,7 @@ def test_borders_grow_until_the_model_can_draw_them(pipelines: dict[str, TextToI
 
 @pytest.mark.parametrize("model", ["sd", "inpaint", "mini"])
 @pytest.mark.parametrize("sides", [(16, 0, 0, 0), (0, 16, 0, 0), (0, 0, 16, 0), (0, 0, 0, 16), (16, 16, 16, 16)])
+@pytest.mark.sampled(3)
 def test_outpainting_keeps_the_picture_and_draws_around_it(
     pipelines: dict[str, TextToImage], model: str, sides: tuple[int, int, int, int]
 ):
@@ -362,6 +364,7 @@ def test_where_tiles_meet_nothing_is_seen():
 
 
 @pytest.mark.parametrize("values", [{"resize": "crop"}, {"tiling": "xy"}, {"tile": 64}, {"variation_strength": 0.5}])
+@pytest.mark.sampled(2)
 def test_a_model_that_edits_takes_what_is_not_about_parts(pipelines: dict[str, TextToImage], values: dict[str, Any]):
     image = source(200, 160)
     plain = draw(pipelines["edit"], image, width=128, height=64)
@@ -387,6 +390,7 @@ def test_a_model_that_edits_takes_what_is_not_about_parts(pipelines: dict[str, T
     ],
 )
 @pytest.mark.parametrize("model", ["sd", "mini"])
+@pytest.mark.sampled(3)
 def test_replay_is_identical(pipelines: dict[str, TextToImage], values: dict[str, Any], model: str):
     image = source(80, 64)
     mask = spot(80, 64, (10, 10, 40, 40)) if any(name.startswith("mask") for name in values) else None

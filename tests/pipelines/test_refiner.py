@@ -35,7 +35,8 @@ def settled(model: LoadedModel) -> list[str]:
     return [name for name, component in model.residency.components.items() if component.dtype is not None]
 
 
-@pytest.mark.parametrize("rule", ["calls", pytest.param("timesteps", marks=pytest.mark.slow)])  # counts two models
+@pytest.mark.parametrize("rule", ["calls", "timesteps"])
+@pytest.mark.slow
 def test_in_limited_memory_neither_is_there_while_the_other_works(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, rule: str
 ):

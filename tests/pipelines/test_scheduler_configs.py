@@ -38,11 +38,6 @@ DPM, EULER, DDPM = "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "DDP
 LEADING = {"timestep_spacing": "leading", "steps_offset": 1}
 
 
-def sampled(cases: list[tuple[Any, ...]], every: int = 5) -> list[Any]:
-    """One in so many of them; the others are slow tests: two pipelines a case."""
-    return [case if i % every == 0 else pytest.param(*case, marks=pytest.mark.slow) for i, case in enumerate(cases)]
-
-
 @pytest.fixture(scope="module")
 def diffusers() -> Any:
     return quiet_diffusers()
@@ -128,36 +123,35 @@ def pair(diffusers: Any, components: dict[str, Any], base: Path, tmp_path: Path)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "config"),
-    sampled(
-        [
-            (DPM, {"lambda_min_clipped": -math.inf, **LEADING}),
-            (DPM, {"algorithm_type": "sde-dpmsolver++"}),
-            (DPM, {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}),
-            (DPM, {"solver_order": 3}),
-            (DPM, {"solver_order": 1}),
-            (DPM, {"solver_type": "heun"}),
-            (DPM, {"use_exponential_sigmas": True}),
-            (DPM, {"use_beta_sigmas": True}),
-            (DPM, {"use_lu_lambdas": True}),
-            (DPM, {"final_sigmas_type": "sigma_min", "euler_at_final": True}),
-            (DPM, {"lower_order_final": False}),
-            (EULER, {"final_sigmas_type": "sigma_min"}),
-            (EULER, {"final_sigmas_type": "sigma_min", **LEADING}),
-            (EULER, {"use_beta_sigmas": True}),
-            ("HeunDiscreteScheduler", {"use_exponential_sigmas": True}),
-            ("UniPCMultistepScheduler", {"solver_order": 3, "use_beta_sigmas": True}),
-            ("UniPCMultistepScheduler", {"solver_type": "bh1", "final_sigmas_type": "sigma_min"}),
-            ("DEISMultistepScheduler", {"solver_order": 3}),
-            ("LCMScheduler", {"original_inference_steps": 20}),
-            (DDPM, {"variance_type": "fixed_large", "clip_sample": False, "steps_offset": 1}),
-            (DDPM, {"clip_sample": False}),  # diffusers' pipelines of SD make steps_offset 1
-            ("DDIMScheduler", {"clip_sample": False, "steps_offset": 0}),
-            ("PNDMScheduler", {"skip_prk_steps": True}),
-            ("TCDScheduler", {}),  # diffusers' pipelines pass eta 0
-        ]
-    ),
+    [
+        (DPM, {"lambda_min_clipped": -math.inf, **LEADING}),
+        (DPM, {"algorithm_type": "sde-dpmsolver++"}),
+        (DPM, {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}),
+        (DPM, {"solver_order": 3}),
+        (DPM, {"solver_order": 1}),
+        (DPM, {"solver_type": "heun"}),
+        (DPM, {"use_exponential_sigmas": True}),
+        (DPM, {"use_beta_sigmas": True}),
+        (DPM, {"use_lu_lambdas": True}),
+        (DPM, {"final_sigmas_type": "sigma_min", "euler_at_final": True}),
+        (DPM, {"lower_order_final": False}),
+        (EULER, {"final_sigmas_type": "sigma_min"}),
+        (EULER, {"final_sigmas_type": "sigma_min", **LEADING}),
+        (EULER, {"use_beta_sigmas": True}),
+        ("HeunDiscreteScheduler", {"use_exponential_sigmas": True}),
+        ("UniPCMultistepScheduler", {"solver_order": 3, "use_beta_sigmas": True}),
+        ("UniPCMultistepScheduler", {"solver_type": "bh1", "final_sigmas_type": "sigma_min"}),
+        ("DEISMultistepScheduler", {"solver_order": 3}),
+        ("LCMScheduler", {"original_inference_steps": 20}),
+        (DDPM, {"variance_type": "fixed_large", "clip_sample": False, "steps_offset": 1}),
+        (DDPM, {"clip_sample": False}),  # diffusers' pipelines of SD make steps_offset 1
+        ("DDIMScheduler", {"clip_sample": False, "steps_offset": 0}),
+        ("PNDMScheduler", {"skip_prk_steps": True}),
+        ("TCDScheduler", {}),  # diffusers' pipelines pass eta 0
+    ],
     ids=str,
 )
+@pytest.mark.sampled(6)
 def test_settings_of_a_folder_are_followed(pair: Pair, name: str, config: dict[str, Any]):
     pair.configured(name, config)
     gap = pair.gap(6)
@@ -171,28 +165,27 @@ KARRAS = {"use_karras_sigmas": True}
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "config", "num_steps"),
-    sampled(
-        [
-            # To the next listed timestep in DDPM, T // n down in PNDM.
-            (DDPM, {"timestep_spacing": "linspace", "clip_sample": False}, 7),
-            (DDPM, {"timestep_spacing": "trailing", "clip_sample": False}, 15),
-            ("PNDMScheduler", {"timestep_spacing": "linspace", "skip_prk_steps": True}, 7),
-            ("PNDMScheduler", {"timestep_spacing": "trailing", "skip_prk_steps": True, "set_alpha_to_one": True}, 15),
-            ("PNDMScheduler", {"timestep_spacing": "linspace", "skip_prk_steps": False}, 7),
-            ("PNDMScheduler", {"timestep_spacing": "leading", "skip_prk_steps": False}, 13),  # T // n is odd
-            # The middle of a step is the next sigma, but not its timestep, which is rounded.
-            ("KDPM2AncestralDiscreteScheduler", KARRAS, 7),
-            # A last step that leads nowhere counts, for the order and for the corrector.
-            ("DEISMultistepScheduler", KARRAS | {"solver_order": 3}, 7),
-            ("DEISMultistepScheduler", {"use_beta_sigmas": True}, 15),
-            ("SASolverScheduler", KARRAS, 7),
-            ("UniPCMultistepScheduler", KARRAS | {"final_sigmas_type": "sigma_min"}, 7),
-            (DPM, KARRAS | {"final_sigmas_type": "sigma_min", "euler_at_final": True}, 7),
-            ("SASolverScheduler", LEADING, 20),  # timestep 800 is the last one with noise
-        ]
-    ),
+    [
+        # To the next listed timestep in DDPM, T // n down in PNDM.
+        (DDPM, {"timestep_spacing": "linspace", "clip_sample": False}, 7),
+        (DDPM, {"timestep_spacing": "trailing", "clip_sample": False}, 15),
+        ("PNDMScheduler", {"timestep_spacing": "linspace", "skip_prk_steps": True}, 7),
+        ("PNDMScheduler", {"timestep_spacing": "trailing", "skip_prk_steps": True, "set_alpha_to_one": True}, 15),
+        ("PNDMScheduler", {"timestep_spacing": "linspace", "skip_prk_steps": False}, 7),
+        ("PNDMScheduler", {"timestep_spacing": "leading", "skip_prk_steps": False}, 13),  # T // n is odd
+        # The middle of a step is the next sigma, but not its timestep, which is rounded.
+        ("KDPM2AncestralDiscreteScheduler", KARRAS, 7),
+        # A last step that leads nowhere counts, for the order and for the corrector.
+        ("DEISMultistepScheduler", KARRAS | {"solver_order": 3}, 7),
+        ("DEISMultistepScheduler", {"use_beta_sigmas": True}, 15),
+        ("SASolverScheduler", KARRAS, 7),
+        ("UniPCMultistepScheduler", KARRAS | {"final_sigmas_type": "sigma_min"}, 7),
+        (DPM, KARRAS | {"final_sigmas_type": "sigma_min", "euler_at_final": True}, 7),
+        ("SASolverScheduler", LEADING, 20),  # timestep 800 is the last one with noise
+    ],
     ids=str,
 )
+@pytest.mark.sampled(8)
 def test_schedulers_go_where_those_of_diffusers_go(pair: Pair, name: str, config: dict[str, Any], num_steps: int):
     pair.configured(name, {"steps_offset": 1} | config)
     assert pair.gap(num_steps) <= CLOSE
@@ -203,13 +196,14 @@ def test_schedulers_go_where_those_of_diffusers_go(pair: Pair, name: str, config
     ("config", "num_steps"),
     [
         ({"skip_prk_steps": True}, 6),
-        pytest.param({"skip_prk_steps": True, "timestep_spacing": "trailing"}, 7, marks=pytest.mark.slow),
-        pytest.param({"skip_prk_steps": True, "timestep_spacing": "linspace"}, 7, marks=pytest.mark.slow),
-        pytest.param({"skip_prk_steps": False}, 7, marks=pytest.mark.slow),
-        pytest.param({"skip_prk_steps": False, "timestep_spacing": "linspace"}, 7, marks=pytest.mark.slow),
+        ({"skip_prk_steps": True, "timestep_spacing": "trailing"}, 7),
+        ({"skip_prk_steps": True, "timestep_spacing": "linspace"}, 7),
+        ({"skip_prk_steps": False}, 7),
+        ({"skip_prk_steps": False, "timestep_spacing": "linspace"}, 7),
     ],
     ids=str,
 )
+@pytest.mark.sampled(5)
 def test_pndm_averages_velocities_of_a_model_that_predicts_them(pair: Pair, config: dict[str, Any], num_steps: int):
     """Conversions of SD 2.1 are saved with PNDM. The mean of velocities is another slope than the mean of slopes."""
     pair.configured("PNDMScheduler", {"prediction_type": "v_prediction", "steps_offset": 1} | config)
@@ -252,17 +246,16 @@ def test_tcd_takes_an_eta(pipeline: TextToImage):
 @pytest.mark.parametrize("name", ["PNDMScheduler", EULER])
 @pytest.mark.parametrize(
     ("sampler", "chosen", "options"),
-    sampled(
-        [
-            ("euler", EULER, {}),
-            ("euler_ancestral", "EulerAncestralDiscreteScheduler", {}),
-            ("dpmpp_2m", DPM, {}),
-            ("unipc_bh2", "UniPCMultistepScheduler", {}),
-            ("ddim", "DDIMScheduler", {}),
-            ("plms", "PNDMScheduler", {"skip_prk_steps": True}),
-        ]
-    ),
+    [
+        ("euler", EULER, {}),
+        ("euler_ancestral", "EulerAncestralDiscreteScheduler", {}),
+        ("dpmpp_2m", DPM, {}),
+        ("unipc_bh2", "UniPCMultistepScheduler", {}),
+        ("ddim", "DDIMScheduler", {}),
+        ("plms", "PNDMScheduler", {"skip_prk_steps": True}),
+    ],
 )
+@pytest.mark.sampled(5)
 def test_a_spacing_that_the_folder_states_holds_for_other_samplers(
     pair: Pair, name: str, sampler: str, chosen: str, options: dict[str, Any]
 ):
@@ -304,17 +297,16 @@ def test_where_a_run_ends_is_what_the_file_says_or_the_chosen_class_means(
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("config", "sampler", "chosen"),
-    sampled(
-        [
-            ({"use_karras_sigmas": True}, "euler", EULER),
-            ({"use_karras_sigmas": True}, "ddim", "DDIMScheduler"),  # which has no such setting
-            ({"use_lu_lambdas": True}, "heun", "HeunDiscreteScheduler"),
-            ({"use_exponential_sigmas": True, "solver_order": 3}, "unipc_bh2", "UniPCMultistepScheduler"),
-            ({"solver_type": "heun", "algorithm_type": "dpmsolver++"}, "deis", "DEISMultistepScheduler"),
-        ]
-    ),
+    [
+        ({"use_karras_sigmas": True}, "euler", EULER),
+        ({"use_karras_sigmas": True}, "ddim", "DDIMScheduler"),  # which has no such setting
+        ({"use_lu_lambdas": True}, "heun", "HeunDiscreteScheduler"),
+        ({"use_exponential_sigmas": True, "solver_order": 3}, "unipc_bh2", "UniPCMultistepScheduler"),
+        ({"solver_type": "heun", "algorithm_type": "dpmsolver++"}, "deis", "DEISMultistepScheduler"),
+    ],
     ids=str,
 )
+@pytest.mark.sampled(5)
 def test_settings_go_over_to_a_scheduler_that_has_them(pair: Pair, config: dict[str, Any], sampler: str, chosen: str):
     more = {"set_alpha_to_one": False, "clip_sample": False, "steps_offset": 1}
     pair.configured(DPM, config | more)
@@ -339,6 +331,7 @@ def test_settings_go_over_to_a_scheduler_that_has_them(pair: Pair, config: dict[
     ],
     ids=str,
 )
+@pytest.mark.sampled(3)
 def test_settings_that_gesso_cannot_follow_are_refused_where_they_count(
     pair: Pair, name: str, config: dict[str, Any], words: str
 ):
@@ -512,6 +505,7 @@ def test_other_betas_are_refused_with_the_class(pair: Pair, values: dict[str, An
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
+@pytest.mark.sampled(3)
 def test_guidance_below_one_is_off_in_diffusers(pair: Pair, scale: float):
     """The habit of Turbo's users is 0."""
     pair.configured("DDIMScheduler", {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False})
@@ -539,6 +533,7 @@ def editing(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[A
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("scale", "image_scale"), [(0.5, 1.5), (5.0, 0.5), (1.0, 1.7), (5.0, 1.0)])
+@pytest.mark.sampled(2)
 def test_guidance_below_one_is_off_in_instruct_pix2pix(
     editing: tuple[Any, TextToImage], scale: float, image_scale: float
 ):

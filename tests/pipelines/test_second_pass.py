@@ -78,6 +78,7 @@ def steps_of(pipeline: TextToImage, hires: HiresPass, **values: Any) -> tuple[Re
 @pytest.mark.parametrize(
     "upscaler", ["latent_bilinear", pytest.param("lanczos", marks=pytest.mark.slow)]
 )  # draws; others below enlarge pictures
+@pytest.mark.sampled(3)
 def test_the_finished_size(pipelines: dict[str, TextToImage], hires: HiresPass, size: tuple[int, int], upscaler: str):
     """Told before anything is drawn, and kept."""
     hires = replace(hires, upscaler=upscaler, strength=0.5)
@@ -184,6 +185,7 @@ KINDS = ["latent_nearest_exact", "nearest", "compact"]
         for j, model in enumerate(("inpaint", "mini", "sd"))
     ],
 )
+@pytest.mark.sampled(3)
 def test_every_kind_of_upscaler_and_the_recipe(pipelines: dict[str, TextToImage], name: str, model: str):
     hires = HiresPass(upscaler=name, strength=0.4, num_steps=5, sampler="DPM++ 2M Karras", prompt="a blue dog")
     picture = draw(pipelines[model], hires, width=64, height=64, variation_strength=0.2, variation_seed=3)

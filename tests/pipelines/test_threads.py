@@ -144,7 +144,7 @@ class _BrokenError(Exception):
     pass
 
 
-@pytest.mark.parametrize("num_mixes", [15, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_mixes", [8, pytest.param(200, marks=pytest.mark.slow)])
 def test_threads_draw_what_each_draws_alone(draw: TextToImage, alone: dict[str, np.ndarray], num_mixes: int):
     """Random mixes from 4 threads, some of which fail or are cancelled at a random step."""
     rng = random.Random(0)
@@ -278,6 +278,7 @@ def test_runs_that_share_calls_are_the_same_within_a_level(draw: TextToImage, un
 
 
 @pytest.mark.parametrize("mode", [None, "merged"], ids=["by row", "merged"])
+@pytest.mark.sampled(2)
 def test_requests_with_the_same_set_of_loras_share_calls(draw: TextToImage, mode: Any, monkeypatch: pytest.MonkeyPatch):
     """Each request reads its own adapters; an equal set is applied once a call, to rows side by side."""
     with_mode = Conventions(lora_mode=mode)

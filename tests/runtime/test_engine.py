@@ -136,6 +136,7 @@ def test_clip_skip_takes_an_earlier_layer_through_the_last_norm():
 @pytest.mark.parametrize(
     "name", ["scheduler/scheduler_config.json", "model_index.json", "unet/config.json", "tokenizer/merges.txt"]
 )
+@pytest.mark.slow
 def test_a_folder_is_read_again_when_its_settings_change(tmp_path: Path, name: str):
     folder = tmp_path / "folder"
     shutil.copytree(save_tiny_folder(tmp_path / "made"), folder)

@@ -262,6 +262,7 @@ def model(file: Path) -> LoadedModel:
 
 
 @multiplies
+@pytest.mark.slow
 def test_layers_beyond_the_bound_stay_in_bfloat16(model: LoadedModel, monkeypatch: pytest.MonkeyPatch):
     errors = measured_errors(model)
     assert measured_errors(model) == errors
@@ -280,6 +281,7 @@ def test_layers_beyond_the_bound_stay_in_bfloat16(model: LoadedModel, monkeypatc
 
 
 @multiplies
+@pytest.mark.slow
 def test_a_layer_with_one_number_far_above_the_rest_is_beyond_the_bound(model: LoadedModel):
     """Its steps are too wide for the other numbers."""
     name = "mid.attention.blocks.0.feed_forward.proj.weight"

@@ -229,6 +229,7 @@ def test_measures_come_in_turn_as_the_budget_shrinks():
 @pytest.mark.parametrize(
     ("budget", "shown"), [(1, "1 byte"), (6, "6 bytes"), (600_000, "600000 bytes"), (MIB, "1 MiB")]
 )
+@pytest.mark.sampled(4)
 def test_a_budget_without_its_unit_is_shown_in_bytes(budget: int, shown: str):
     with pytest.raises(GessoError, match=f"^`memory` {shown}: "):
         plan(model_of(), budget, Workload(width=512, height=512, rows=1))

@@ -182,6 +182,7 @@ def test_days_add_up_to_places_in_the_list(made: Context, asking: TestClient) ->
     problem(asking.get("/v1/images/days?east=1441"), 400, "invalid_field")
 
 
+@pytest.mark.slow
 def test_fifty_thousand_pictures_are_listed_quickly(tmp_path: Path) -> None:
     """The processor time of a page, of one in the middle and of a search, on two busy cores."""
     store = JobStore(tmp_path / "queue.db")

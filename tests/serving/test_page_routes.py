@@ -288,6 +288,7 @@ def test_a_model_file_is_taken_into_the_library(made: Context, asking: TestClien
         ("x.ckpt", b"\x80\x02cos\nsystem\n(S'true'\ntR.", 400, None),
     ],
 )
+@pytest.mark.sampled(2)
 def test_what_is_no_model_is_refused(
     asking: TestClient, home: Path, name: str, data: bytes, status: int, code: str | None
 ) -> None:

@@ -99,6 +99,7 @@ def first_of(sheet: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int
     return next((x, y) for y in range(sheet.height) for x in range(sheet.width) if sheet.getpixel((x, y)) == colour)
 
 
+@pytest.mark.slow
 def test_a_sheet_stays_within_what_can_be_shown():
     small = Image.new("RGB", (8, 8))
     sheet = grid_sheet({(0, 0): small}, [str(i) for i in range(200)], [str(i) for i in range(200)], cell=2048)

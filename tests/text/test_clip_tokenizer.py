@@ -139,6 +139,7 @@ def test_rows_equal_those_of_transformers_as_pipelines_call_it(clip: Tokenizer, 
 
 @pytest.mark.parametrize("name", ["CLIPTokenizer", "CLIPTokenizerFast"])
 @pytest.mark.parametrize("change", [{}, {"pad_token": "!"}, {"model_max_length": 40}], ids=str)
+@pytest.mark.sampled(2)
 def test_a_folder_that_transformers_saved_is_read_as_it_reads_it(
     files: Path, tmp_path: Path, name: str, change: dict[str, Any]
 ):

@@ -26,6 +26,7 @@ def test_without_workers_each_is_made_when_asked():
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])  # each imports torch
+@pytest.mark.slow
 def test_workers_make_the_same_in_any_order(tmp_path, workers):
     """Pictures and captions of a training, asked for in a row and with a jump, as a run that goes on asks."""
     making = DefaultModel(PREPARED, tmp_path, OBJECTS, glyphs())

@@ -109,6 +109,7 @@ def drawn(tmp_path, capsys):
     return command
 
 
+@pytest.mark.slow
 def test_a_lora_is_trained_in_parts_and_draws(atlas, drawn, tmp_path, monkeypatch, capsys):
     recipe = replace(
         CPU_LORA, pool_size=16, precision="float32", report_pictures=4, denoising=quick(CPU_LORA.denoising)
@@ -137,6 +138,7 @@ def test_a_lora_is_trained_in_parts_and_draws(atlas, drawn, tmp_path, monkeypatc
     assert "lines" in said(capsys, "lora", "info", path)[0]
 
 
+@pytest.mark.slow
 def test_few_steps_are_trained_in_parts_and_draw(atlas, drawn, tmp_path, monkeypatch, capsys):
     recipe = replace(CPU_FEW_STEPS, pool_size=8, precision="float32", report_prompts=2, plan=quick(CPU_FEW_STEPS.plan))
     monkeypatch.setattr(few_steps, "CPU_FEW_STEPS", recipe)

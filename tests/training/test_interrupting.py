@@ -147,7 +147,7 @@ def interrupted_at(step, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "step"),
     [
-        ("lora", 2),
+        pytest.param("lora", 2, marks=pytest.mark.slow),
         pytest.param("lora", 8, marks=pytest.mark.slow),
         ("default-model", 5),
         pytest.param("controlnet", 3, marks=pytest.mark.slow),

@@ -235,6 +235,7 @@ def test_a_picture_without_its_hint_is_named(tmp_path: Path) -> None:
 # ---- from a folder to a file -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_estimates_count_both_networks() -> None:
     settings = completed(TuningSettings(kind="controlnet", preset="cpu"), TINY_SD, 10)
     counted = estimate(TINY_SD, settings, (128, 128))
@@ -277,6 +278,7 @@ def test_from_a_folder_to_a_file_that_steers(
     assert [row["step"] for row in rows if "seen" in row] == [0, 4]
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_the_same_bits_and_refuses_other_hints(tmp_path: Path) -> None:
     save_tiny_mini(tmp_path / "model.safetensors")
     save_folder(tmp_path / "photos", count=3)

@@ -77,6 +77,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("kind", ["shapes", "clouds"])
+@pytest.mark.sampled(2)
 def test_copies_are_told_from_others(kind):
     """Copies against the nearest of ten pictures that are none; the clouds have no hue and lose more to scaling."""
     rng = random.Random(3)

@@ -39,6 +39,7 @@ def made(root: Path, folder: Path, kind: str, **changes: Any) -> TuningRun:
     return TuningRun(TuningSettings(**values), root / "model.safetensors", folder / "run")
 
 
+@pytest.mark.slow
 def test_a_controlnet(root: Path, tmp_path: Path) -> None:
     run = made(root, tmp_path, "controlnet", hint="invert", held_out=2)
     assert run.train()
@@ -59,6 +60,7 @@ def test_a_controlnet(root: Path, tmp_path: Path) -> None:
     assert "<h2>Verdict</h2>" in page and "how well the hint of a drawn picture agrees" in page
 
 
+@pytest.mark.slow
 def test_what_follows_its_hint_is_told_from_what_does_not(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +100,7 @@ def test_agreement_of_hints() -> None:
     assert (agreement(flat, flat), agreement(flat, one)) == (1.0, 0.0)
 
 
+@pytest.mark.slow
 def test_a_student(root: Path, tmp_path: Path) -> None:
     run = made(root, tmp_path, "distil", judge_samples=3)
     assert run.train()

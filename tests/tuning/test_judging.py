@@ -63,6 +63,7 @@ def done(place, tmp_path_factory, looked):
     return run
 
 
+@pytest.mark.slow
 def test_what_reports_take_is_known_beforehand(done, looked):
     counted = rows_of_reports(done.settings, prompts=2)
     assert sum(looked) <= counted < 2 * sum(looked)  # the model knows few of the words that pictures are compared by
@@ -145,6 +146,7 @@ def test_measuring_changes_no_bit_of_the_training(done, place, tmp_path):
     assert row.keys() == {"step", "seen"} and read_copies(plain.folder) is None
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_measures_the_same(done, place, tmp_path):
     calls = iter([False] * 3 + [True] * 9)
     assert not made(place, tmp_path).train(stop=lambda: next(calls))
@@ -174,6 +176,7 @@ def _stopping(rows):
     return replace(found, stops=bool(rows) and rows[-1]["step"] >= 6)
 
 
+@pytest.mark.slow
 def test_what_a_roll_back_left_behind_is_forgotten(place, tmp_path):
     run = made(place, tmp_path, copy_samples=0)
     run.train(stop=iter([False, False, False, True]).__next__)
@@ -206,6 +209,7 @@ def test_where_the_best_step_is_gone_the_next_best_is_the_file(done, tmp_path):
     assert best_step(folder) is None
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_was_there(place, tmp_path, monkeypatch):
     run = made(place, tmp_path)
     full = type("Usage", (), {"free": 1000})

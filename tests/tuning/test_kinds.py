@@ -58,6 +58,7 @@ def made(root: Path, folder: Path, kind: str, model: str = "mini.safetensors", *
 
 
 @pytest.mark.parametrize("model", ["mini.safetensors", "sd"])
+@pytest.mark.sampled(2)
 def test_a_whole_model_learns_and_is_a_model(model: str, root: Path, tmp_path: Path) -> None:
     run = made(root, tmp_path, "full", model, learning_rate=1e-3, train_text=True)
     facts = run.explain()
@@ -88,6 +89,7 @@ def test_a_whole_model_learns_and_is_a_model(model: str, root: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["full", "embedding"])
+@pytest.mark.sampled(2)
 def test_a_run_that_stops_and_goes_on_ends_with_the_same_bits(kind: str, root: Path, tmp_path: Path) -> None:
     assert made(root, tmp_path / "whole", kind).train()
     calls = iter([False, True, True, True])
@@ -168,6 +170,7 @@ def test_a_lora_carries_the_word_that_it_learned(root: Path, tmp_path: Path) -> 
         ("full", "sd", "teapot", "", []),
     ],
 )
+@pytest.mark.sampled(3)
 def test_a_trigger_that_the_vocabulary_lacks_becomes_a_word(
     kind: str, model: str, trigger: str, learned: str, new: list[str], root: Path, tmp_path: Path
 ) -> None:
@@ -175,6 +178,7 @@ def test_a_trigger_that_the_vocabulary_lacks_becomes_a_word(
     assert (facts["learned_word"], facts["new_words"], facts["unknown_words"]) == (learned, new, [])
 
 
+@pytest.mark.slow
 def test_a_whole_model_gets_its_trigger_into_the_vocabulary(root: Path, tmp_path: Path) -> None:
     """DreamBooth's rare token: no word of gesso-mini's is rare, so there is a new one."""
     run = made(root, tmp_path, "full", trigger="teapot", learning_rate=1e-3)
@@ -199,6 +203,7 @@ def test_a_whole_model_gets_its_trigger_into_the_vocabulary(root: Path, tmp_path
     assert all(torch.equal(value, load_file(again)[name]) for name, value in load_file(path).items())
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_with_the_word(root: Path, tmp_path: Path) -> None:
     run = made(root, tmp_path, "embedding", samples=True, sample_prompts=("a teapot",), sample_steps=2, report_every=3)
     assert run.train()
@@ -282,6 +287,7 @@ def test_pictures_of_the_class_are_drawn_once(root: Path, tmp_path: Path) -> Non
         ({}, 0),  # a style
     ],
 )
+@pytest.mark.sampled(2)
 def test_beside_a_trigger_the_model_draws_what_it_knows(changes: dict[str, Any], count: int, root: Path) -> None:
     settings = TuningSettings(**({"data": str(root / "pictures")} | changes))
     prompts = class_prompts(settings, root / "mini.safetensors")

@@ -35,13 +35,8 @@ def made(root: Path, folder: Path, optimizer: str, steps: int = 6) -> TuningRun:
     return TuningRun(settings, root / "model.safetensors", folder, cache=root / "cache")
 
 
-# Ours; of the packages' one that averages, and one whose moments are no floats.
-QUICK = ("adamw", "muon", "schedulefree", "adamw8bit")
-
-
-@pytest.mark.parametrize(
-    "optimizer", [pytest.param(one, marks=() if one in QUICK else pytest.mark.slow) for one in OPTIMIZERS]
-)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.sampled(len(OPTIMIZERS))
 def test_it_goes_on_with_the_same_bits(optimizer: str, root: Path, tmp_path: Path) -> None:
     if optimizer in PACKAGED:
         pytest.importorskip(PACKAGED[optimizer].module)
@@ -74,6 +69,7 @@ def test_it_finds_the_bottom_of_a_bowl(optimizer: str) -> None:
         assert (weight - goal).square().mean().item() < 0.1 * before
 
 
+@pytest.mark.slow
 def test_the_result_of_a_schedule_free_run_is_the_average(root: Path, tmp_path: Path) -> None:
     pytest.importorskip("pytorch_optimizer")
     run = made(root, tmp_path / "run", "schedulefree", steps=4)
@@ -97,6 +93,7 @@ def test_a_package_that_is_missing_is_named(root: Path, tmp_path: Path, monkeypa
         made(root, tmp_path, "lion")
 
 
+@pytest.mark.slow
 def test_what_a_package_misses_itself_is_not_told() -> None:
     """bitsandbytes warns of kernels for GPUs that it would like."""
     code = "from gesso.extras import import_extra; import_extra('bitsandbytes')"
@@ -112,6 +109,7 @@ def test_one_rate_for_all_of_prodigy(changes: dict[str, object]) -> None:
     assert settings.learning_rate == settings.text_rate == 1.0
 
 
+@pytest.mark.slow
 def test_states_of_eight_bits_are_counted() -> None:
     def nbytes(optimizer: str) -> int:
         settings = completed(TuningSettings(kind="full", optimizer=optimizer, preset="cpu"), TINY_SD, 10)

@@ -49,6 +49,7 @@ def test_two_processes_have_the_loss_of_one_which_goes_on_from_them(root: Path) 
     assert gap < 1e-4 * torch.cat([value.flatten() for value in one.values()]).norm()  # Adam divides by near zeros
 
 
+@pytest.mark.slow
 def test_weights_in_parts_have_the_loss_of_whole_ones_and_one_process_goes_on_from_them(root: Path) -> None:
     losses = train(root, "whole", STEPS, **FULL)
     (line,) = started(root, 2, "tuning.parted", str(root), "parts", str(STEPS // 2), "shard").splitlines()

@@ -53,7 +53,7 @@ def tensors(value, prefix=""):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes that were forked")
-@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_run_that_was_killed_ends_with_the_same_bits(kills, root, tmp_path):
     for name in ("model.safetensors", "pictures"):
         (tmp_path / name).symlink_to(root / name)
@@ -211,7 +211,8 @@ def test_the_same_settings_give_the_same_file(root, tmp_path):
     assert (tmp_path / "a" / "my.safetensors").read_bytes() == (tmp_path / "b" / "my.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("family", [pytest.param(TINY_SD, marks=pytest.mark.slow), TINY_SDXL], ids=["SD 1.5", "SDXL"])
+@pytest.mark.parametrize("family", [TINY_SD, TINY_SDXL], ids=["SD 1.5", "SDXL"])
+@pytest.mark.slow
 def test_stable_diffusion_from_a_file(family, tmp_path):
     """All that a run has beside gesso-mini: other text encoders, sizes, checkpoints of the blocks."""
     model = save_tiny_folder(tmp_path / "model", family)
@@ -318,7 +319,8 @@ def test_settings_say_nothing_of_what_follows_from_the_model(root, tmp_path):
     assert replace(run.settings, steps=9) != run.settings
 
 
-@pytest.mark.parametrize("train_text", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("train_text", [False, True])
+@pytest.mark.slow
 def test_the_preset_of_a_card_on_a_cpu(train_text, root, tmp_path):
     """Weights and products in bfloat16, factors in float32, checkpointed blocks, samples in between."""
     rows = []

@@ -130,6 +130,7 @@ def test_masked_pictures_do_not_learn_what_is_outside():
 @pytest.mark.parametrize(
     "family", [TINY_SD, pytest.param(TINY_SDXL, marks=pytest.mark.slow)], ids=lambda family: family.name
 )
+@pytest.mark.sampled(2)
 def test_the_file_does_what_the_training_did(family, kind, tmp_path):
     """The change of the network's output, read from the file and attached, is that of the hooks; to half precision."""
     if kind.get("lokr_whole"):

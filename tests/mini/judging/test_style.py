@@ -20,8 +20,9 @@ def glyphs() -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("steps", "batch_size", "learning_rate"),
-    [(40, 12, 3e-3), pytest.param(30, 48, 2e-3, marks=pytest.mark.slow)],  # the second draws 1,440 pictures
+    [(40, 12, 3e-3), (30, 48, 2e-3)],
 )
+@pytest.mark.slow
 def test_the_classifier_tells_true_pictures(glyphs, steps, batch_size, learning_rate):
     draws = renderers(glyphs)
     how = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}

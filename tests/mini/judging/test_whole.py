@@ -36,6 +36,7 @@ def evaluated(generate, renderer=None, **changes) -> CompositionReport:
 
 
 @needs_font
+@pytest.mark.slow
 def test_the_compositor_itself_is_nearly_perfect_and_other_objects_score_nothing(renderer):
     scenes = {one.text: one.scene for one in prompt_set(things(), NUM_PROMPTS, SEED, every_object=False)}
     asked: list[int] = []
