@@ -11,6 +11,7 @@ import typer
 
 from gesso.cli import tune
 from gesso.cli.model_option import ModelOption
+from gesso.cli.ray_train import UNREAD, ray_train
 from gesso.cli.targets import check_free
 from gesso.cli.verdict import verdict
 from gesso.errors import one_line
@@ -176,6 +177,7 @@ def export(
 for _command, _ in tune.COMMANDS:
     app.command(_command.__name__)(_command)
 app.command("verdict")(verdict)
+app.command("ray", context_settings=UNREAD)(ray_train)
 
 
 @app.command("style")
