@@ -95,7 +95,7 @@ def _fit(training: Sequence[str], *, workers: int, gpus: bool, restarts: int) ->
 
 
 class _Ending:
-    """An actor that keeps exit code and results of the first process: Ray's own results are those of its checkpoints."""
+    """An actor that keeps exit code and results of the first process: Ray itself keeps those of checkpoints alone."""
 
     def __init__(self) -> None:
         self._ending = (0, "")
