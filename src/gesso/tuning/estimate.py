@@ -1,12 +1,14 @@
 """How much memory a step takes, and about how long, before any weight is read: counted on networks without numbers."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from gesso.families.base import Family
@@ -14,6 +16,7 @@ from gesso.families.parts import empty_networks, on_meta
 from gesso.models.controlnet import ControlNet
 from gesso.tuning.controlling import control_config
 from gesso.tuning.factors import layers_of
+from gesso.tuning.keeping import keeping_less
 from gesso.tuning.learners import make_factors, text_networks, trained_networks
 from gesso.tuning.optimizers import PACKAGED
 from gesso.tuning.settings import TuningSettings
@@ -58,6 +61,8 @@ def estimate(family: Family, settings: TuningSettings, bucket: tuple[int, int]) 
         torch.enable_grad(),  # a report may ask, where gradients are off
         FlopCounterMode(display=False) as counter,
         torch.autograd.graph.saved_tensors_hooks(kept.keep, lambda tensor: tensor),
+        _Fused(),
+        keeping_less(not settings.checkpointing),
     ):
         times = torch.empty(rows, device="meta")
         residuals = None if control is None else control(x, times, context, hint, added)
@@ -130,6 +135,7 @@ class _Kept:
     """Bytes that the backward pass needs, in float32: of all, and of blocks that would be computed again."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self._weights = {p.untyped_storage()._cdata for network in networks for p in network.parameters()}
         self._storages: dict[int, int] = {}
         self._alive: list[Tensor] = []  # so that no storage gets the name of another
         self._before: list[int] = []
@@ -140,7 +146,7 @@ class _Kept:
                 module.register_forward_hook(self._leave)
 
     def keep(self, tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
+        if tensor.untyped_storage()._cdata not in self._weights:  # nor a view of one
             self._storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
             self._alive.append(tensor)
         return tensor
@@ -163,6 +169,37 @@ class _Kept:
         inside = self.total - self._before.pop()
         self._inside += inside
         self._largest = max(self._largest, inside)
+
+
+class _Fused(TorchFunctionMode):
+    """Attention as the fused kernels of processors and cards have it, which keep no scores; without numbers, torch
+    would compute it in parts.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is F.scaled_dot_product_attention and torch.is_grad_enabled():
+            return _FusedAttention.apply(*args)  # type: ignore[no-untyped-call]
+        return func(*args, **dict(kwargs or {}))
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Keeps queries, keys, values, the result, and a number for each query and head."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        result = F.scaled_dot_product_attention(q, k, v)
+        ctx.save_for_backward(q, k, v, result, q.new_empty(q.shape[:-1]))
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError("an estimate goes forward alone")
 
 
 def operations_per_second(device: torch.device, seconds: float = 0.2) -> float:

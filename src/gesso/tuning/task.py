@@ -22,6 +22,7 @@ from gesso.training.sharding import is_parted
 from gesso.training.task import Enter, Figures, generator_for
 from gesso.tuning.captions import trigger_pattern
 from gesso.tuning.conditions import Conditions, sizes_of
+from gesso.tuning.keeping import keeping_less
 from gesso.tuning.latents import Encoded
 from gesso.tuning.learners import Learner, LoraLearner
 from gesso.tuning.objective import Objective, quantile_times
@@ -116,6 +117,7 @@ class TuningTask:
         self.reported_errors: dict[str, list[float]] = {}  # of each of these pictures, in the last report
         if self.held:
             self.reported["held"] = self.held[:MAX_REPORTED]
+        self.checkpointing = checkpointing
         if checkpointing:
             checkpoint_blocks(parts.unet)
 
@@ -209,7 +211,7 @@ class TuningTask:
         """
         x, times = x.contiguous(memory_format=torch.channels_last), times.to(self.device)
         dtype = next(self.unet.parameters()).dtype
-        with self.precision():
+        with self.precision(), keeping_less(not self.checkpointing):
             context, added = self.conditions(captions, sizes)
             control = None if hint is None else self.steering(x, times, context, added, hint)
             output: Tensor = self.unet(

@@ -1,0 +1,83 @@
+"""What the backward pass keeps: less, for the same bits."""
+
+import copy
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gesso.tuning import task as tuning_task
+from gesso.tuning.keeping import keeping_less
+from gesso.tuning.settings import TuningSettings
+from tiny_sd import TINY_SD, tiny_parts
+from tuning.made import found, made_task
+
+KINDS = {
+    "lora": TuningSettings(rank=4, caption_dropout=0.0),
+    "convolutions and text": TuningSettings(rank=4, conv_rank=2, train_text=True, caption_dropout=0.0),
+    "dora": TuningSettings(rank=4, conv_rank=2, dora=True, caption_dropout=0.0),
+    "full": TuningSettings(kind="full", caption_dropout=0.0, learning_rate=1e-4),
+}
+
+
+def learned(settings: TuningSettings, autocast: bool) -> tuple[dict[str, Tensor], int]:
+    """The gradients of a step, and the bytes that its backward pass kept beside weights."""
+    parts = copy.deepcopy(tiny_parts(TINY_SD))
+    for network in parts.networks.values():
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    task = made_task(parts, found(["a cat", "a red dog"], bucket=(128, 128)), settings)
+    if autocast:
+        task.precision = lambda: torch.autocast("cpu", dtype=torch.bfloat16)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss, _ = task.loss(0, 2, 0)
+    loss.backward()
+    names = (
+        (f"{part}.{name}", parameter)
+        for part, module in task.modules.items()
+        for name, parameter in module.named_parameters()
+    )
+    return {name: one.grad for name, one in names if one.grad is not None}, sum(kept.values())
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_the_same_bits(kind: str, autocast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients, kept = learned(KINDS[kind], autocast)
+    monkeypatch.setattr(tuning_task, "keeping_less", lambda wanted: nullcontext())
+    usual, kept_usually = learned(KINDS[kind], autocast)
+    assert gradients.keys() == usual.keys() and len(usual) > 50
+    assert [name for name, value in usual.items() if not torch.equal(value, gradients[name])] == []
+    assert kept < 0.95 * kept_usually  # what learns needs its inputs, and DoRA its outputs
+
+
+def test_a_frozen_network_keeps_nothing_of_a_normalised_convolution_but_its_input() -> None:
+    norm, conv = nn.GroupNorm(4, 8), nn.Conv2d(8, 8, 3, padding=1, stride=2)
+    block = nn.Sequential(norm, nn.SiLU(), conv).requires_grad_(False)
+    x = torch.randn(2, 8, 6, 6, requires_grad=True)
+    kept: list[Any] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one), keeping_less():
+        loss = block(x).square().mean()
+    loss.backward()
+    mine, x.grad = x.grad, None
+    assert {tuple(one.shape) for one in kept if one.ndim == 4 and one is not conv.weight} == {
+        (2, 8, 6, 6),
+        (2, 8, 3, 3),
+    }
+    assert {one.data_ptr() for one in kept if one.shape == x.shape} == {x.data_ptr()}
+    block(x).square().mean().backward()
+    assert mine is not None and x.grad is not None and torch.equal(mine, x.grad)
+
+
+def test_without_gradients_it_has_no_part() -> None:
+    norm = nn.GroupNorm(4, 8)
+    with torch.no_grad(), keeping_less():
+        assert not hasattr(norm(torch.randn(1, 8, 4, 4)), "normalised")
