@@ -55,6 +55,7 @@ EXTRAS = (
     Extra(name="eight-bit", module="bitsandbytes", package="bitsandbytes", about="--optimizer adamw8bit"),
     Extra(name="parquet", module="pyarrow", package="pyarrow", about="pictures in Parquet tables (gesso train lora)"),
     Extra(name="tensorboard", module="tensorboard", package="tensorboard", about="a training's log (--tensorboard)"),
+    Extra(name="ray", module="ray", package="ray", about="trainings on a cluster (gesso train ray)"),
     Extra(name="sscd", module="onnxruntime", package="onnxruntime", about="SSCD for the check for copies (--sscd)"),
     Extra(name="train", module="emoji", package="emoji", about="making tables of objects for training"),
     Extra(name="world", module="resvg_py", package="resvg-py", about="drawing objects for training from vectors"),
