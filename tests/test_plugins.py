@@ -90,6 +90,7 @@ def test_a_picture_drawn_with_plug_ins_names_them(drawn: Path):
     assert np.asarray(Image.open(drawn)).std() > 10
 
 
+@pytest.mark.slow
 def test_replay_without_the_plug_in_says_what_to_install(drawn: Path):
     done = gesso("replay", drawn.name, cwd=drawn.parent, env=environment())
     assert done.returncode == 2

@@ -118,6 +118,7 @@ def attention_only(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     ],
 )
 @torch.no_grad()
+@pytest.mark.sampled(2)
 def test_a_peft_adapter_as_in_diffusers(name: str, dora: bool, folders: dict[str, Path], tmp_path: Path) -> None:
     """The file is written by diffusers from adapters that PEFT made, alpha and all."""
     peft = pytest.importorskip("peft")

@@ -364,6 +364,7 @@ TEXT = "text_model.encoder.layers.0.self_attn.q_proj"
         ),
     ],
 )
+@pytest.mark.sampled(2)
 def test_the_network_is_named_in_each_tools_way(names: tuple[str, str, str], parts: tuple[str, str], tmp_path: Path):
     target = Target(SDXL.name, SDXL.layout, empty_networks(SDXL, tmp_path))
     tensors = {}
@@ -475,6 +476,7 @@ def target_named(name: str) -> Target:
 
 @pytest.mark.parametrize("spelling", ["kohya", "PEFT"])
 @pytest.mark.parametrize("made", RELEASES)
+@pytest.mark.sampled(2)
 def test_an_adapter_of_each_release_says_what_it_is_made_for_on_every_other(made: str, spelling: str, tmp_path: Path):
     """Also where the names are the same: gesso-mini's are those of SD 1, the refiner's those of SDXL."""
     source = target_named(made)

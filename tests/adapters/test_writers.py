@@ -319,6 +319,7 @@ def test_what_peft_writes(case: str, folders: dict[str, Path], tmp_path: Path):
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in QUICK_REFUSED else SLOW) for c in REFUSED])
+@pytest.mark.sampled(2)
 def test_kinds_of_peft_that_gesso_does_not_read_are_named(case: str, folders: dict[str, Path], tmp_path: Path):
     config, options, says = REFUSED[case]
     trained_by_peft(folders["SD 1.5"], tmp_path, config, options)

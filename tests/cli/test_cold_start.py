@@ -72,6 +72,7 @@ def test_it_is_put_off_and_not_left_out(tmp_path: Path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is loaded by the import alone")
+@pytest.mark.slow
 def test_the_library_of_torch_is_loaded_beside_other_imports(tmp_path: Path):
     loaded = run(
         """

@@ -249,6 +249,7 @@ def test_fast_with_a_style_and_what_it_already_says(capsys: pytest.CaptureFixtur
         (("--sigmas", "10 3 0"), "--sigmas"),
     ],
 )
+@pytest.mark.sampled(2)
 def test_fast_with_other_settings_is_deep_cache_and_says_so(
     capsys: pytest.CaptureFixture[str], options: tuple[str, ...], named: str
 ):

@@ -67,6 +67,7 @@ def test_models_are_an_axis_and_loaded_once_each(capsys: pytest.CaptureFixture[s
         (["grid", "a cat", "--x", "seed=1-200", "--y", "steps=1-200"], "at most 10000"),
     ],
 )
+@pytest.mark.sampled(3)
 def test_wrong_input_is_told_before_a_model_is_loaded(
     capsys: pytest.CaptureFixture[str], model: str, arguments: list[str], words: str
 ):

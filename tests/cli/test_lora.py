@@ -138,6 +138,7 @@ def test_extracting(capsys: Capture, model: Path, style: Path, tmp_path: Path):
         (("info", "nothing-here.safetensors"), ""),
     ],
 )
+@pytest.mark.sampled(3)
 def test_wrong_input(capsys: Capture, model: Path, style: Path, tmp_path: Path, argv: tuple[str, ...], says: str):
     out = tmp_path / "out.safetensors"
     words = [word.replace("STYLE", str(style)).replace("OUT", str(out)) for word in argv]

@@ -53,6 +53,7 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         "--preview a.png --preview-model watercolor.pth",
     ],
 )
+@pytest.mark.sampled(3)
 def test_every_option_for_a_file_of_weights(option: str, capsys: pytest.CaptureFixture[str], model: str):
     at = [] if option.startswith("--model") else ["-m", model]
     message = refused(["generate", "a cat", *option.split(), *at], capsys)

@@ -147,6 +147,7 @@ def test_a_full_standard_output_is_told_on_one_line(words):
         "--show-completion bash",
     ],
 )
+@pytest.mark.sampled(4)
 def test_every_command_says_that_standard_output_is_full(words: str, tmp_path, monkeypatch, capsys):
     model = save_tiny_mini(tmp_path / "tiny.safetensors")
     Image.new("RGB", (16, 16), "red").save("photo.png")
@@ -199,6 +200,7 @@ def test_a_closed_standard_output_is_told_on_one_line(words: str):
         ("<&- >&- 2>&-", 1),
     ],
 )
+@pytest.mark.sampled(2)
 def test_work_is_done_whatever_streams_are_closed(closed: str, code: int, tmp_path: Path):
     """And no file gets the number of one of them, where a library might print."""
     model, picture = save_tiny_mini(tmp_path / "tiny.safetensors"), tmp_path / "a.png"

@@ -723,6 +723,7 @@ class Counted(PhiloxNoise):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("num_steps", [1, 2, 5, 24])
+@pytest.mark.sampled(3)
 def test_counts_of_draws_calls_and_steps(name, num_steps):
     """Each sampler draws just the noise that it uses, and calls the model as often as its row says."""
     sampler, steps, calls = SAMPLERS[name], [], []
@@ -799,6 +800,7 @@ def test_sampling_stays_finite_from_zero_terminal_snr(name):
 
 @pytest.mark.parametrize("name", [name for name, row in SAMPLERS.items() if not row.row_steps])  # these look at x
 @pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+@pytest.mark.sampled(2)
 def test_all_is_done_on_the_device_of_x(name, prediction):
     """Sigmas and noise come from the CPU; on torch's meta device any arithmetic across devices raises."""
     guided = GuidedNetwork(

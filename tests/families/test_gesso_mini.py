@@ -178,6 +178,7 @@ def write(path: Path, change: Any = None, config: Mapping[str, Any] | None = Non
         (lambda c: None, changed("text.eos_id", 3), "architecture_mismatch", "id of the end"),
     ],
 )
+@pytest.mark.sampled(3)
 def test_files_that_do_not_fit_their_configuration(
     tmp_path: Path, change: Any, config: Any, reason: str, message: str
 ) -> None:

@@ -78,6 +78,7 @@ def changed(shapes: Shapes, rng: random.Random) -> Shapes:
     ids=["controlnet", "union", "t2i-adapter", "light"],
 )
 @pytest.mark.parametrize("count", [30, pytest.param(150, marks=pytest.mark.slow)])  # each makes a network
+@pytest.mark.sampled(2)
 def test_a_changed_header_is_understood_or_refused(
     make: Callable[[], object], read: Callable[[Shapes], None], count: int
 ) -> None:

@@ -195,6 +195,7 @@ def linear_projections(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("rename", [nai, with_average, without_tables, spoilt_ids, linear_projections])
+@pytest.mark.sampled(2)
 def test_variants_of_the_single_file(single_file: Path, tmp_path: Path, rename: Rename) -> None:
     tensors = rename(load_file(single_file))
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "variant.safetensors")
@@ -479,6 +480,7 @@ def test_truncated_files(single_file: Path, tmp_path: Path) -> None:
         ("scheduler/scheduler_config.json", {"beta_start": 0.5}, "beta_start"),
     ],
 )
+@pytest.mark.sampled(3)
 def test_folders_that_do_not_fit(folder: Path, tmp_path: Path, file: str, change: dict[str, Any], message: str) -> None:
     copy = copied(folder, tmp_path)
     config = json.loads((copy / file).read_text())

@@ -297,6 +297,7 @@ def answering(unet: UNet, value: float) -> UNet:
 
 @pytest.mark.parametrize(("answer", "expected"), [(0.5, "eps"), (-0.4, "eps"), (-0.6, "v"), (-3.0, "v")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.sampled(2)
 def test_the_probe(answer: float, expected: str, dtype: torch.dtype) -> None:
     """The input is 0.5; an answer more than 1 below is a velocity. The weights keep their format and their bits."""
     torch.manual_seed(0)

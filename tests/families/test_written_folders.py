@@ -75,6 +75,7 @@ def renamed(folder: Path, to: Path, **changes: Any) -> Path:
         ("xl", "StableDiffusionXLPAGPipeline", {}),
     ],
 )
+@pytest.mark.sampled(2)
 def test_a_pipeline_that_does_more_is_read_and_told(
     model: str, name: str, beside: dict[str, Any], folders: dict[str, Path], tmp_path: Path
 ):
@@ -261,6 +262,7 @@ QUICK = (
 @pytest.mark.parametrize(
     ("part", "key", "value"), [case if case in QUICK else pytest.param(*case, marks=SLOW) for case in CASES], ids=str
 )
+@pytest.mark.sampled(2)
 def test_a_setting_of_a_network_is_computed_with_or_refused_by_name(
     diffusers: Any, folders: dict[str, Path], tmp_path: Path, part: str, key: str, value: Any
 ):

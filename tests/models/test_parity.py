@@ -128,6 +128,7 @@ def compare_text(family: Family, tolerance: float) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(16, 16), (8, 24), (9, 14)])  # the last halves to odd numbers
+@pytest.mark.sampled(2)
 def test_unet(size: tuple[int, int]) -> None:
     compare_unet(TINY_SD, size, TINY_TOLERANCE)
 

@@ -623,6 +623,7 @@ def test_an_unknown_preprocessor_is_the_requests_fault() -> None:
 
 # Four drawings each; "prompt" is "balanced" with other strengths.
 @pytest.mark.parametrize("mode", ["balanced", pytest.param("prompt", marks=pytest.mark.slow), "control"])
+@pytest.mark.sampled(2)
 def test_prompts_that_change_and_guide_together_are_steered(mode: str, ours: Any) -> None:
     """Twice the same prompt at half the weight is the prompt, in every mode; so is a schedule that changes nothing."""
     pipeline, hint = ours("SD 1.5"), picture(0, (128, 128))

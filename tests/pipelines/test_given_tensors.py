@@ -106,6 +106,7 @@ def test_lists_that_are_none(pipelines: dict[str, TextToImage], request_: Any, s
 
 
 @pytest.mark.parametrize("name", ["sd", "xl", "mini"])
+@pytest.mark.sampled(2)
 def test_the_noise_of_a_seed_as_a_tensor_draws_the_same(pipelines: dict[str, TextToImage], name: str):
     pipeline = pipelines[name]
     request = replace(REQUEST, num_images=2, sampler="euler_ancestral")  # which draws more noise on the way

@@ -107,6 +107,7 @@ def test_prompts_beyond_the_limits_are_refused(pipeline: TextToImage, prompt: st
 
 
 @pytest.mark.parametrize("prompt", ANSWERED, ids=range(len(ANSWERED)))
+@pytest.mark.sampled(3)
 def test_the_longest_prompts_are_answered(pipeline: TextToImage, prompt: str):
     def run() -> None:
         with suppress(GessoError):

@@ -86,6 +86,7 @@ def test_pixels_as_clips_own_processor_makes_them() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # diffusers and transformers warn about themselves
 @pytest.mark.parametrize("kind", ["base", "plus"])
+@pytest.mark.sampled(2)
 def test_same_picture_as_diffusers(files: dict[str, Path], pipeline: TextToImage, encoder: Any, kind: str) -> None:
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 

@@ -108,6 +108,7 @@ def test_a_syntax_brings_the_emphasis_of_its_tool(models: dict[str, LoadedModel]
         ("[eine Katze:a turtle:0.5]", "[a cat:a turtle:0.5]"),
     ],
 )
+@pytest.mark.sampled(3)
 def test_emoji_and_other_languages_reach_the_network_in_english(drawn: str, words: str, tmp_path: Path):
     model = Engine("cpu").load(save_tiny_mini(tmp_path / "mini.safetensors"))
     for field in ("prompt", "negative_prompt"):

@@ -299,6 +299,7 @@ def test_a_layer_with_one_number_far_above_the_rest_is_beyond_the_bound(model: L
 
 
 @multiplies
+@pytest.mark.slow
 def test_the_list_is_measured_once_and_kept(model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     kept = tmp_path / "cache" / "int8.json"
     found = skips_of(model, kept)

@@ -497,6 +497,7 @@ print(peak * 1024 - before, next(phase.activations for phase in plan.phases if p
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory where Linux shows it")
+@pytest.mark.slow
 def test_the_plan_says_what_is_taken():
     """Not less, and not much more: decoding 512 x 512 grows the process by 193 MiB, the plan says 277."""
     command = [sys.executable, "-c", _GROWTH, str(Path(__file__).parents[1])]

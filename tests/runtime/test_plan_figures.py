@@ -229,6 +229,7 @@ def test_a_network_with_a_second_text_encoder_and_sizes_is_counted():
     ("work", "rows"),
     [({}, 2), ({"guided": False}, 1), ({"prompts": 3}, 4), ({"prompts": 3, "guided": False, "rows": 2}, 6)],
 )
+@pytest.mark.sampled(2)
 def test_rows_of_a_call(model: LoadedModel, work: dict[str, Any], rows: int):
     found = make_plan(model.footprint, Workload(width=64, height=64, **work), budget=None, base=0)
     assert (found.unet_rows, found.vae_rows) == (rows, work.get("rows", 1))

@@ -33,6 +33,7 @@ def picture(height: int, width: int) -> Tensor:
     return (normal("picture", (1, 3, height, width)) / 3).clamp(-1, 1)
 
 
+@pytest.mark.sampled(2)
 def test_tiles_with_a_rim_as_wide_as_the_network_sees_leave_no_seam(upscaler: Upscaler):
     pixels = picture(61, 83)
     whole = upscaler.upscale(pixels, tile=None)

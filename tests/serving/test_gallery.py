@@ -123,6 +123,7 @@ def test_pictures_are_listed_newest_first(made: Context, asking: TestClient) -> 
         ("   ", "cats car"),
     ],
 )
+@pytest.mark.sampled(2)
 def test_searches(made: Context, asking: TestClient, query: str, found: str) -> None:
     ids = {"car": draw(made, asking, "a red car", num_steps=12)[0]}
     ids["cats"] = draw(made, asking, "two cats", negative_prompt="dogs")[0]

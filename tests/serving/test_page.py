@@ -153,6 +153,7 @@ def test_a_browser_opens_for_people_alone() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo terminals")
 @pytest.mark.parametrize(("options", "opened"), [((), True), (("--no-browser",), False)])
+@pytest.mark.sampled(2)
 def test_a_server_in_a_terminal_opens_the_page_unless_it_is_told_not_to(
     tmp_path: Path, options: tuple[str, ...], opened: bool
 ) -> None:

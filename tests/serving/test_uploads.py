@@ -143,6 +143,7 @@ print(resident() - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator is that of glibc")
+@pytest.mark.slow
 def test_what_a_large_picture_took_goes_back() -> None:
     def left(kind: str) -> float:
         words = [sys.executable, "-c", GIVING_BACK, kind]

@@ -274,6 +274,7 @@ def test_cancel_stops_within_a_step(place: Place, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.sampled(2)
 def test_cancelling_at_any_moment_leaves_the_others_of_a_batch_alone(place: Place, rows: int) -> None:
     """Four of twelve jobs are canceled while they are drawn side by side: each job ends once, and those that were let
     alone with their pictures."""
@@ -548,6 +549,7 @@ def test_a_job_with_a_crash_is_drawn_alone(place: Place, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.sampled(2)
 def test_pictures_are_the_same_among_others(place: Place, rows: int) -> None:
     """Computed apart bit by bit; joined in one call, within a level."""
     kinds = [{"num_steps": 3}, {"num_steps": 5, "sampler": "euler"}, {"num_steps": 4, "guidance_scale": 5.0}]

@@ -251,6 +251,7 @@ def test_the_sizes_fit_the_finished_picture() -> None:
     assert control_config(TINY_SD).hint_channels == (16, 32, 96, 256)
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_a_file_that_steers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -128,6 +128,7 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], messag
         TuningSettings(kind="distil", **changes)
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_a_file_that_draws_in_two_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -116,6 +116,7 @@ def test_a_student(root: Path, tmp_path: Path) -> None:
     assert "teacher's of the same prompt and noise" in (run.folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_student_that_draws_as_its_teacher_has_all_of_its_likeness(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

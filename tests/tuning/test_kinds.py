@@ -252,6 +252,7 @@ def test_a_word_and_a_name_that_differ_and_a_start_that_nobody_knows_are_refused
         made(root, tmp_path, "embedding", init="red zorp").train()
 
 
+@pytest.mark.slow
 def test_what_learns_stays_in_full_precision_and_is_counted() -> None:
     settings = TuningSettings(kind="full", base="bfloat16")
     settings = completed(replace(settings, preset="24gb"), TINY_SD, 4)

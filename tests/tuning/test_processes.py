@@ -38,6 +38,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_loss_of_one_which_goes_on_from_them(root: Path) -> None:
     """Batches have three pictures and one, so a process has more rows than the other, or none."""
     losses = train(root, "one", STEPS)

@@ -198,6 +198,7 @@ def test_a_picture_with_a_twin_is_not_held_out(tmp_path):
     assert made(tmp_path, tmp_path, held_out=1).explain()["held_out"] == ["02.png"]
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_file(root, tmp_path):
     first = made(root, tmp_path / "a", steps=3)
     first.train()

@@ -63,6 +63,7 @@ def test_a_batch_follows_from_its_number_alone():
         TuningSettings(rank=4, batch_size=2, dropout=0.3, train_text=True, checkpointing=True),
     ],
 )
+@pytest.mark.sampled(2)
 def test_a_loss_follows_from_seed_and_step_alone(settings):
     """Dropout too; so a step that is taken again after a kill is the same, whatever ran before it."""
     pictures = found(["a, b, c", "d"], subset=Subset(where=Path("x"), flip=True, captions=CaptionRules(shuffle=True)))

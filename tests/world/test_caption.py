@@ -138,6 +138,7 @@ def ground_words(scene: Scene) -> set[str]:
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.sampled(2)
 def test_a_caption_says_what_is_there_and_nothing_else(category):
     for scene, caption in samples(category):
         rest, places = take_objects(scene, caption)
