@@ -171,13 +171,15 @@ def test_a_lora_carries_the_word_that_it_learned(root: Path, tmp_path: Path) -> 
 def test_a_trigger_that_the_vocabulary_lacks_becomes_a_word(
     kind: str, model: str, trigger: str, learned: str, new: list[str], root: Path, tmp_path: Path
 ) -> None:
-    facts = made(root, tmp_path, kind, model, trigger=trigger).explain()
+    run = made(root, tmp_path, kind, model, trigger=trigger)
+    facts = run.explain()
     assert (facts["learned_word"], facts["new_words"], facts["unknown_words"]) == (learned, new, [])
+    assert run.settings.train_text == bool(new)  # the text encoder has to make something of it
 
 
 def test_a_whole_model_gets_its_trigger_into_the_vocabulary(root: Path, tmp_path: Path) -> None:
     """DreamBooth's rare token: no word of gesso-mini's is rare, so there is a new one."""
-    run = made(root, tmp_path, "full", trigger="teapot", learning_rate=1e-3)
+    run = made(root, tmp_path, "full", trigger="teapot", learning_rate=1e-3, train_text=False)
     assert run.train()
     path = tmp_path / "mine.safetensors"
     run.write(path)
@@ -274,7 +276,7 @@ def test_pictures_of_the_class_are_drawn_once(root: Path, tmp_path: Path) -> Non
     [
         ({"trigger": "teapot"}, 64),
         ({"trigger": "teapot", "class_pictures": 5}, 5),
-        ({"trigger": "teapot", "kind": "full"}, 0),
+        ({"trigger": "teapot", "kind": "full"}, 64),
         ({"trigger": "teapot", "class_pictures": 0}, 0),
         ({"trigger": "teapot", "reg": "elsewhere"}, 0),
         ({"trigger": "teapot", "preserve": "cat"}, 0),

@@ -102,7 +102,9 @@ SETTINGS = (
         "where it is unknown",
         kinds=("lora",),
     ),
-    Setting("vectors", int, NETWORK, "Vectors of the word; each takes a token.", "4 of them", kinds=WORDS),
+    Setting(
+        "vectors", int, NETWORK, "Vectors of the word; each takes a token.", "4, in a LoRA of gesso-mini 1", kinds=WORDS
+    ),
     Setting("init", str, NETWORK, "Words that the vectors begin as.", "at random", metavar="TEXT", kinds=WORDS),
     Setting("algorithm", str, NETWORK, "Kind of the factors: lora or lokr.", "lora, of two matrices", kinds=LORA),
     Setting("rank", int, NETWORK, "Rank of the LoRA.", "16, whatever the model", kinds=LORA),
@@ -165,13 +167,22 @@ SETTINGS = (
     Setting("teacher_guidance", float, NETWORK, "Guidance scale that is learned.", "the model's", kinds=DISTIL),
     Setting("teacher_guidance_to", float, NETWORK, "Upper end of a range of scales.", "the same", kinds=DISTIL),
     Setting("teacher_steps", int, NETWORK, "Steps of the teacher's DDIM.", "50, as published", kinds=DISTIL),
-    Setting("train_text", bool, NETWORK, "Train the text encoders, too.", "the UNet alone", kinds=TEXT),
+    Setting(
+        "train_text", bool, NETWORK, "Train the text encoders, too.", "where a whole model gets a new word", kinds=TEXT
+    ),
     Setting("dropout", float, NETWORK, "Share of its inputs that the LoRA does not see.", "0, none", kinds=LORA),
     Setting("steps", int, TRAINING, "Training steps.", "100 looks a picture, 400 to 3000", "train-steps"),
     Setting("batch_size", int, TRAINING, "Pictures a step.", "by the memory"),
     Setting("accumulation", int, TRAINING, "Batches whose gradients make one step.", "1, no more"),
     Setting("learning_rate", float, TRAINING, "Learning rate.", "by the kind and the model"),
-    Setting("text_rate", float, TRAINING, "Learning rate of the text encoders.", "half of the other", kinds=TEXT),
+    Setting(
+        "text_rate",
+        float,
+        TRAINING,
+        "Learning rate of the text encoders.",
+        "half of the other; see the docs",
+        kinds=TEXT,
+    ),
     Setting("vector_rate", float, TRAINING, "Learning rate of --learn-word.", "that of embeddings", kinds=("lora",)),
     Setting(
         "optimizer",
@@ -199,7 +210,15 @@ SETTINGS = (
     Setting("min_snr", float, LOSS, "Gamma of min-SNR weights, such as 5.", "0, none", kinds=LEARNED),
     Setting("noise_offset", float, LOSS, "Noise offset, such as 0.0357.", "0, none"),
     Setting("mask_floor", float, LOSS, "What counts outside of a mask.", "0, nothing"),
-    Setting("prior_weight", float, LOSS, "Weight of pictures of the class.", "1, as the others"),
+    Setting("prior_weight", float, LOSS, "Weight of pictures of the class.", "1; of gesso-mini 3"),
+    Setting(
+        "prior_answers",
+        bool,
+        LOSS,
+        "Of pictures of the class, learn what the model said of them before, or what they show.",
+        "what they show; gesso-mini: what it said",
+        kinds=("lora", "full"),
+    ),
     Setting("held_out", int, REPORT, "Pictures that are never trained on.", "one in ten from 20 on"),
     Setting("report_every", int, REPORT, "Steps between reports.", "an eighth of all"),
     Setting("samples", bool, REPORT, "Draw pictures with each report.", "drawn; see the docs"),
@@ -306,7 +325,7 @@ def dreambooth(**given: Any) -> None:
     """Teach a whole model one subject, with pictures of its class beside yours (DreamBooth).
 
     It is `gesso train full` with --trigger and pictures of the class, which keep the model from forgetting it:
-    --class-prompt lets the model draw them, --reg takes yours.
+    --class-prompt lets the model draw them, --reg takes yours. gesso-mini draws what it knows.
 
     Examples:
         gesso train dreambooth photos -o my.safetensors --trigger sks --reg dogs
@@ -315,7 +334,8 @@ def dreambooth(**given: Any) -> None:
         gesso generate "a sks dog on a beach" -m my.safetensors
     """
     if given.get("settings") is None:
-        for field, instead in (("trigger", ""), ("class_prompt", "reg")):
+        draws_others = given.get("model") in (None, "gesso-mini")  # it says which objects it knows
+        for field, instead in (("trigger", ""), *(() if draws_others else (("class_prompt", "reg"),))):
             if not given.get(field) and not given.get(instead):
                 option = _OPTIONS[field] + (f" or {_OPTIONS[instead]}" if instead else "")
                 raise GessoError(f"{option} is missing: DreamBooth needs it. Without, use train full", code="usage")

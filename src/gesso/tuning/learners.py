@@ -1,7 +1,8 @@
 """What a training changes in a model: factors of a LoRA, whole networks, or the vectors of an embedding."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -85,15 +86,23 @@ class LoraLearner:
         self.factors.step_seed = seed, step
         self.factors.rows = tuple(rows), count
 
+    def before(self) -> AbstractContextManager[None]:
+        """Within the block the networks are without factors; words that learn are as they are now."""
+        return self.factors.off()
+
 
 class FullLearner:
     """All weights of the UNet, and of the text encoders if they are to learn (DreamBooth: Ruiz et al. 2022)."""
 
     words: tuple[EmbeddingToken, ...] = ()
 
-    def __init__(self, networks: Mapping[str, nn.Module], *, muon: bool = False) -> None:
-        """networks: those that learn, by component name; their parameters get gradients from now on"""
+    def __init__(self, networks: Mapping[str, nn.Module], *, muon: bool = False, remembers: bool = False) -> None:
+        """networks: those that learn, by component name; their parameters get gradients from now on
+
+        remembers: keeps a copy of them as they are, for `before`
+        """
         self.modules: Mapping[str, nn.Module] = dict(networks)
+        self._kept = [p.detach().clone() for network in networks.values() for p in network.parameters() if remembers]
         self.muon = muon
         self.trains_text = any(name.startswith("text") for name in networks)
         for network in networks.values():
@@ -111,6 +120,24 @@ class FullLearner:
 
     def begin_step(self, seed: int, step: int, rows: Sequence[int], count: int) -> None:
         """Nothing in it is random."""
+
+    @contextmanager
+    def before(self) -> Iterator[None]:
+        """Within the block, in which nothing may learn, the networks are as they were when this was made.
+
+        Raises ValueError for a learner that does not remember.
+        """
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        """Puts the numbers that are kept in place of those that learn, and the other way round."""
+        learning = [p for network in self.modules.values() for p in network.parameters()]
+        for place, (parameter, kept) in enumerate(zip(learning, self._kept, strict=True)):
+            self._kept[place], parameter.data = parameter.data, kept
 
 
 class Vectors(nn.Module):
@@ -232,6 +259,7 @@ def make_vectors(
 
     tokenizers: of text and, in SDXL, text_2. Raises GessoError for a word that the vocabulary does not know.
     """
+    assert settings.vectors is not None
     models = text_networks(networks)
     starts = {}
     for (part, model), tokenizer in zip(models.items(), [*tokenizers, tokenizers[-1]], strict=False):
@@ -271,4 +299,4 @@ def make_learner(
         return LoraLearner(factors, trains_text=settings.train_text, **options)
     if settings.kind == "embedding":
         return EmbeddingLearner(make_vectors(networks, tokenizers, settings, generator))
-    return FullLearner(trained_networks(networks, settings), muon=muon)
+    return FullLearner(trained_networks(networks, settings), muon=muon, remembers=bool(settings.prior_answers))

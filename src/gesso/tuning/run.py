@@ -40,7 +40,7 @@ from gesso.tuning.files import save_embedding
 from gesso.tuning.hints import Hints, hints_for
 from gesso.tuning.judging import SAMPLE_STEPS, Judge, is_checked, rows_of_reports, verdict_on, with_samples
 from gesso.tuning.latents import Encoded, LatentCache, encode_all
-from gesso.tuning.learners import Learner, Vectors, make_learner
+from gesso.tuning.learners import FullLearner, Learner, LoraLearner, Vectors, make_learner
 from gesso.tuning.objective import Objective
 from gesso.tuning.optimizers import PACKAGED, check_installed, make_optimizer
 from gesso.tuning.page import write_page
@@ -75,6 +75,7 @@ _MAY_DIFFER = {
     "tensorboard",
 }
 _MAY_DIFFER |= {"precision"}  # the state keeps its own
+_BEFORE = {"prior_answers": False}  # how trainings were before there was a setting, where that is not its default now
 ROLL_BACKS = 4
 KEEP_EVERY = 50  # steps between the states to which a run rolls back
 SAVE_EVERY = 60.0  # seconds
@@ -116,7 +117,9 @@ class TuningRun:
         settings = replace(settings, preset=preset_for(settings.preset, self.device.type, _memory(self.device)))
         plain = load_parts(model, dtype=None, check=False)
         self.new_words, self.stored = new_words(plain, settings), named(plain, settings)
-        settings = replace(settings, learn_word=learns_word(self.stored, settings))
+        # A new word of a whole model means nothing yet, and the UNet alone hardly makes it a noun among others.
+        learns_text = bool(self.new_words) if settings.train_text is None else settings.train_text
+        settings = replace(settings, learn_word=learns_word(self.stored, settings), train_text=learns_text)
         self.family = _trainable(self.stored, model)
         _check_name(settings)
         check_installed(settings.optimizer)
@@ -440,7 +443,10 @@ class TuningRun:
             learner = ControlLearner(control, muon=s.optimizer == "muon")
             return ControlTask(parts, learner, found, latents, objective, hints=self.hints, **given)
         kind = DistilTask if s.kind == "distil" else TuningTask
-        return kind(parts, make_learner(parts.networks, tokenizers, s, start), found, latents, objective, **given)
+        learner = make_learner(parts.networks, tokenizers, s, start)
+        if s.prior_answers and isinstance(learner, LoraLearner | FullLearner):
+            given |= {"before": learner.before, "trigger": s.trigger}
+        return kind(parts, learner, found, latents, objective, **given)
 
     def _prompts(self) -> tuple[str, ...]:
         s = self.settings
@@ -506,7 +512,7 @@ class TuningRun:
         own = self.settings  # what a folder of an older release does not say is as it is unless it is chosen
         plain = TuningSettings(kind=own.kind, trigger=own.trigger, preset=own.preset)
         known = asdict(completed(plain, self.family, 1))
-        old = json.loads(json.dumps(known)) | before.get("settings", {})
+        old = json.loads(json.dumps(known)) | _BEFORE | before.get("settings", {})
         if differing := [name for name, value in facts["settings"].items() if old.get(name) != value]:
             name = differing[0]
             raise GessoError(
