@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from gesso.errors import GessoError, short
+from gesso.families.base import Family
 from gesso.families.loading import load_parts
 from gesso.families.parts import ModelParts
 from gesso.files import atomic_file
@@ -47,7 +48,7 @@ from gesso.tuning.page import write_page
 from gesso.tuning.reading import read_dataset
 from gesso.tuning.result import DATA, FACTS, SETTINGS, Result, described, model_digest
 from gesso.tuning.samples import SAMPLES, Sampler
-from gesso.tuning.settings import TuningSettings, bucket_rules, completed, preset_for, to_toml
+from gesso.tuning.settings import TuningSettings, bucket_rules, completed, preset_for, to_toml, usual_dropout
 from gesso.tuning.survey import Survey, bucket_counts, survey
 from gesso.tuning.task import CHECKPOINTED, TuningTask
 from gesso.tuning.tracking import TensorBoard
@@ -117,14 +118,12 @@ class TuningRun:
         settings = replace(settings, preset=preset_for(settings.preset, self.device.type, _memory(self.device)))
         plain = load_parts(model, dtype=None, check=False)
         self.new_words, self.stored = new_words(plain, settings), named(plain, settings)
-        # A new word of a whole model means nothing yet, and the UNet alone hardly makes it a noun among others.
-        learns_text = bool(self.new_words) if settings.train_text is None else settings.train_text
-        settings = replace(settings, learn_word=learns_word(self.stored, settings), train_text=learns_text)
+        settings = replace(settings, learn_word=learns_word(self.stored, settings))
         self.family = _trainable(self.stored, model)
         _check_name(settings)
         check_installed(settings.optimizer)
         self.data = read_dataset(
-            Path(settings.data).expanduser(), _defaults(settings, folder if cache is None else cache)
+            Path(settings.data).expanduser(), _defaults(settings, self.family, folder if cache is None else cache)
         )
         if settings.trigger:
             self.data = _with_trigger(self.data, settings.trigger)
@@ -440,10 +439,10 @@ class TuningRun:
         found, objective = self.survey.found, objective_of(s, parts)
         if s.kind == "controlnet":
             control = make_control(parts.family, parts.unet, start).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            learner = ControlLearner(control, muon=s.optimizer == "muon")
-            return ControlTask(parts, learner, found, latents, objective, hints=self.hints, **given)
+            steering = ControlLearner(control, muon=s.optimizer == "muon")
+            return ControlTask(parts, steering, found, latents, objective, hints=self.hints, **given)
         kind = DistilTask if s.kind == "distil" else TuningTask
-        learner = make_learner(parts.networks, tokenizers, s, start)
+        learner = make_learner(parts.networks, tokenizers, s, start, len(self.new_words))
         if s.prior_answers and isinstance(learner, LoraLearner | FullLearner):
             given |= {"before": learner.before, "trigger": s.trigger}
         return kind(parts, learner, found, latents, objective, **given)
@@ -607,12 +606,12 @@ def objective_of(settings: TuningSettings, parts: ModelParts) -> Objective:
     )
 
 
-def _defaults(settings: TuningSettings, cache: Path) -> Defaults:
+def _defaults(settings: TuningSettings, family: Family, cache: Path) -> Defaults:
     return Defaults(
         captions=CaptionRules(
             shuffle=settings.shuffle_captions,
             keep=settings.keep_tags,
-            dropout=settings.caption_dropout,
+            dropout=usual_dropout(settings, family),
             tag_dropout=settings.tag_dropout,
         ),
         caption=settings.caption,

@@ -203,9 +203,9 @@ class TuningTask:
         kept = [row for row in range(len(places)) if self._stays(places[row], captions[row])]
         wanted: Tensor | None = None
         if kept and self.before is not None:
-            some = [[values[row] for row in kept] for values in (places, flips, captions)]
+            some = [places[row] for row in kept], [flips[row] for row in kept], [captions[row] for row in kept]
             with torch.no_grad(), self.before():
-                wanted = self.predict(*some, x[kept], times[kept])  # type: ignore[arg-type]
+                wanted = self.predict(*some, x[kept], times[kept])
         output = self.predict(places, flips, captions, x, times)
         errors = self.objective.errors(output, latents, eps, times, self._masks(places, flips, latents))
         if wanted is None:
