@@ -446,7 +446,7 @@ OBJECT = "microscope"
 OBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "lora": ("lora", "", ("--trigger", OBJECT)),
     "lora-alone": ("lora", "", ("--trigger", OBJECT, "--class-pictures", "0")),
-    "dreambooth": ("dreambooth", "", ("--trigger", OBJECT, "--class-prompt", "a camera")),
+    "dreambooth": ("dreambooth", "", ("--trigger", OBJECT)),
     "zorb": ("embedding", "zorb", ()),  # an embedding is called by its file's name
 }
 OTHERS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {

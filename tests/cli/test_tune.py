@@ -212,6 +212,9 @@ def test_dreambooth_draws_its_class_and_needs_to_know_it(place, capsys):
     assert "--trigger is missing: DreamBooth needs it" in capsys.readouterr().err
     assert run(["train", "dreambooth", *words, "--trigger", "red cat"]) == 2
     assert "--class-prompt or --reg is missing" in capsys.readouterr().err
+    alone = ["photos", "-o", "word.safetensors", "--cache", "latents", "--trigger", "zorp", "--explain"]
+    assert run(["train", "dreambooth", *alone]) == 0
+    assert "64 pictures of things that the model knows are drawn into word.training/class" in capsys.readouterr().err
     given = [*words, "--trigger", "red cat", "--class-prompt", "a cat", "--class-pictures", "2", "--no-samples"]
     assert run(["train", "dreambooth", *given, "--explain"]) == 0
     assert "2 pictures of 'a cat' are drawn into mine.training/class" in capsys.readouterr().err

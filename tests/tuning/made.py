@@ -16,7 +16,7 @@ from gesso.tuning.buckets import Framing
 from gesso.tuning.dataset import Example, Subset
 from gesso.tuning.distilling import DistilTask
 from gesso.tuning.latents import Encoded
-from gesso.tuning.learners import LoraLearner, make_learner
+from gesso.tuning.learners import FullLearner, LoraLearner, make_learner
 from gesso.tuning.run import objective_of
 from gesso.tuning.settings import TuningSettings, completed
 from gesso.tuning.survey import Found
@@ -120,4 +120,6 @@ def made_task(
         text_rate=settings.text_rate,
         checkpointing=bool(settings.checkpointing),
         preserved=(settings.trigger, settings.preserve) if settings.preserve else None,
+        before=learner.before if settings.prior_answers and isinstance(learner, LoraLearner | FullLearner) else None,
+        trigger=settings.trigger,
     )

@@ -23,6 +23,7 @@ from gesso.tuning.learners import make_learner
 from gesso.tuning.result import result_in
 from gesso.tuning.run import TuningRun
 from gesso.tuning.settings import TuningSettings, completed, read_settings
+from gesso.tuning.vocabulary import load_named
 from tiny_models import save_tiny_mini
 from tiny_sd import TINY_SD, TINY_SDXL, save_tiny_folder
 from tuning.made import double, save_folder
@@ -188,7 +189,9 @@ def test_a_whole_model_gets_its_trigger_into_the_vocabulary(root: Path, tmp_path
     before, after = (load_parts(one, dtype=None) for one in (root / "mini.safetensors", path))
     assert after.tokenizer.words == (*before.tokenizer.words, "teapot")
     old, table = before.text.token_embedding.weight, after.text.token_embedding.weight
-    assert torch.equal(table[:-1], old)
+    assert torch.equal(table[:-1], old)  # of the text encoder the new word learns alone
+    began = load_named(root / "mini.safetensors", run.settings, dtype=torch.float32).text.token_embedding.weight[-1]
+    assert float((table[-1].float() - began).detach().abs().max()) > 0.01
     assert 0.5 < float(table[-1].float().std() / old.float().std()) < 2
     assert not torch.equal(after.unet.conv_in.weight, before.unet.conv_in.weight)
     engine = Engine("cpu", "float32")
@@ -261,6 +264,9 @@ def test_what_learns_stays_in_full_precision_and_is_counted() -> None:
     whole, vectors = estimate(TINY_SD, settings, (128, 128)), estimate(TINY_SD, small, (128, 128))
     assert vectors.parameters == small.vectors * TINY_SD.text.dim
     assert whole.nbytes > vectors.nbytes and whole.flops > vectors.flops
+    asking = estimate(TINY_SD, replace(settings, prior_answers=True, reg="others"), (128, 128))
+    assert asking.nbytes == whole.nbytes + 4 * whole.parameters  # as it was, for what it said
+    assert asking.flops == pytest.approx(whole.flops + 0.5 * whole.row_flops * (settings.batch_size or 1))
 
 
 def test_pictures_of_the_class_are_drawn_once(root: Path, tmp_path: Path) -> None:
@@ -280,7 +286,7 @@ def test_pictures_of_the_class_are_drawn_once(root: Path, tmp_path: Path) -> Non
     [
         ({"trigger": "teapot"}, 64),
         ({"trigger": "teapot", "class_pictures": 5}, 5),
-        ({"trigger": "teapot", "kind": "full"}, 0),
+        ({"trigger": "teapot", "kind": "full"}, 64),
         ({"trigger": "teapot", "class_pictures": 0}, 0),
         ({"trigger": "teapot", "reg": "elsewhere"}, 0),
         ({"trigger": "teapot", "preserve": "cat"}, 0),

@@ -104,7 +104,7 @@ def test_a_finished_run_can_be_made_longer_and_written_again(root, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rate": 0.5}, "has `learning_rate` 0.0005, not 0.5"),
+        ({"learning_rate": 0.5}, "has `learning_rate` 0.001, not 0.5"),
         ({"trigger": "cats"}, "was begun with other pictures or captions"),
         ({"file": "other.safetensors"}, "was begun with another model"),
     ],

@@ -58,6 +58,11 @@ def test_a_file_that_makes_no_sense(text, message, tmp_path):
         ({"preset": "16gb"}, "expected one of auto, cpu, 8gb, 12gb, 24gb"),
         ({"min_bucket": 600, "max_bucket": 500}, "expected at most max_bucket, 500"),
         ({"min_timestep": 600, "max_timestep": 500}, "expected at most max_timestep, 500"),
+        (
+            {"kind": "embedding", "trigger": "x", "prior_answers": True},
+            "`prior_answers` True: expected false, or a `kind`",
+        ),
+        ({"kind": "full", "shard": True, "prior_answers": True}, "expected false, or whole weights, without `shard`"),
         ({"shard": True}, "`shard` True: expected false: only the weights of a whole model are worth parting"),
         ({"kind": "full", "shard": True, "optimizer": "muon"}, "`optimizer` 'muon': expected adamw beside `shard`"),
         ({"warmup": 0.6, "decay": 0.6}, "`decay` 0.6: expected at most 0.4 beside a warmup of 0.6"),
@@ -73,7 +78,22 @@ def test_what_is_left_open_follows_from_model_preset_and_data():
     cpu = replace(TuningSettings(), preset="cpu")
     sd, mini = completed(cpu, TINY_SD, 12), completed(cpu, tiny_family(), 12)
     assert (sd.batch_size, sd.steps, sd.learning_rate, sd.conv_rank, sd.alpha) == (1, 1200, 1e-4, 0, 16.0)
-    assert (mini.batch_size, mini.steps, mini.learning_rate, mini.conv_rank) == (8, 400, 5e-4, 16)
+    assert (mini.batch_size, mini.steps, mini.learning_rate, mini.conv_rank) == (8, 600, 1e-3, 16)  # a style
+    assert (sd.prior_answers, sd.prior_weight, sd.vectors) == (False, 1.0, 4)
+    assert (mini.prior_answers, mini.prior_weight, mini.vectors) == (True, 3.0, 1)
+    assert completed(replace(cpu, optimizer="prodigy"), tiny_family(), 12).learning_rate == 1.0
+    called = replace(cpu, trigger="teapot")
+    of_thing = completed(called, tiny_family(), 12)
+    assert [(one.learning_rate, one.caption_dropout) for one in (mini, of_thing)] == [(1e-3, 0.2), (5e-4, 0.05)]
+    assert (sd.caption_dropout, completed(replace(cpu, caption_dropout=0.1), tiny_family(), 12).caption_dropout) == (
+        0.05,
+        0.1,
+    )
+    assert (completed(called, tiny_family(), 12).steps, completed(called, TINY_SD, 2).steps) == (600, 400)
+    assert completed(replace(called, init="red cat"), tiny_family(), 12).vectors == 2
+    for changes in ({"kind": "embedding"}, {"kind": "distil"}, {"preserve": "cat"}, {"kind": "full", "shard": True}):
+        assert not completed(replace(called, **changes), tiny_family(), 12).prior_answers
+    assert completed(replace(cpu, kind="full"), tiny_family(), 12).prior_answers
     assert [completed(cpu, TINY_SD, count).held_out for count in (1, 19, 20, 50, 500)] == [0, 0, 2, 5, 8]
     assert completed(cpu, TINY_SD, 3, batch_size=2).batch_size == 2
     assert completed(replace(cpu, batch_size=5), TINY_SD, 3, batch_size=2).batch_size == 5

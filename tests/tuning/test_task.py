@@ -1,5 +1,6 @@
 """Batches, factors and losses of a training on the user's pictures."""
 
+import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -193,6 +194,46 @@ def test_a_class_is_held_to_what_it_is_without_the_lora():
         TuningSettings(preserve="dog")
     with pytest.raises(GessoError, match="only a LoRA can be left out"):
         TuningSettings(kind="full", trigger="sks", preserve="dog")
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_what_is_not_learned_stays_as_the_model_says_it(kind):
+    """The error of a picture of the class, and of one without a caption, is the gap to what the model said before."""
+    settings = TuningSettings(kind=kind, rank=4, trigger="sks", caption_dropout=0.0, prior_answers=True)
+    pictures = found(["a red sks", "a sks"], bucket=(128, 128)) + found(["a cat"], bucket=(128, 128), subset=REG)
+    clean, parts = double(TINY_SD), double(TINY_SD)
+    task = made_task(parts, pictures, settings)
+    if kind == "full":
+        with torch.no_grad():
+            parts.unet.conv_in.weight.mul_(1.1)
+    learned = {name: value.clone() for name, value in parts.unet.state_dict().items()}
+    latents, eps = torch.randn(2, 4, 4, 16, 16, generator=torch.Generator().manual_seed(1)).double()
+    times = torch.tensor([500, 300, 900, 100])
+    rows = [0, 1, 2, 2], [False] * 4, ["a red sks", "", "a cat", ""]
+    errors = task.errors(*rows, latents, eps, times)
+    x = task.objective.noisy(latents, eps, times)
+    before = made_task(clean, pictures, replace(settings, kind="embedding", prior_answers=None))
+    with torch.no_grad():
+        said = task.predict(*rows, x, times)
+        gaps = (said - before.predict(*rows, x, times)).square().mean(dim=(1, 2, 3))
+    shown = task.objective.errors(said, latents, eps, times)
+    assert torch.allclose(errors[1:], gaps[1:], rtol=1e-9) and gaps.min() > 0
+    assert errors[0].item() == pytest.approx(shown[0].item(), rel=1e-9)
+    errors[1:].sum().backward()
+    assert any(p.grad is not None and p.grad.any() for p in next(iter(task.modules.values())).parameters())
+    assert all(torch.equal(value, learned[name]) for name, value in parts.unet.state_dict().items())
+
+
+def test_pictures_of_the_class_meet_captions_of_others_where_the_answer_is_the_aim():
+    asked = {}
+    pictures = found(["sks"]) + found(["a cat", "a dog"], subset=replace(REG, captions=CaptionRules()))
+    for answers in (True, False):
+        settings = TuningSettings(rank=4, batch_size=4, trigger="sks", caption_dropout=0.0, prior_answers=answers)
+        task = made_task(double(TINY_SD), pictures, settings)
+        rng = random.Random(0)
+        asked[answers] = {place: {task._caption(place, rng) for _ in range(40)} for place in range(3)}
+    assert asked[True] == {0: {"sks"}, 1: {"a cat", "a dog"}, 2: {"a cat", "a dog"}}
+    assert asked[False] == {0: {"sks"}, 1: {"a cat"}, 2: {"a dog"}}
 
 
 def test_estimates_count_what_is_there():

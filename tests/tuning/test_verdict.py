@@ -52,6 +52,20 @@ def test_copies_cost_more_than_likeness_gains():
     assert found.steps[0].copies.low == 0.0 and found.steps[0].copies.high > 0.1  # none of twelve is not none
 
 
+def test_of_steps_that_are_hardly_apart_the_one_that_copies_less_is_best():
+    noisy = RNG.normal(0, 0.3, 12)
+    later = row(200, 0.82)
+    later["likeness"] = (np.asarray(later["likeness"]) + noisy - noisy.mean()).tolist()
+    rows = [row(0), row(100, 0.8), later]
+    found = verdict_of(rows)
+    assert found.best == 200 and "the highest" in found.reason  # no more copies: no reason to end earlier
+    later["nearest"] = [0.1] * 11 + [0.7]
+    later["likeness"] = (np.asarray(later["likeness"]) + 0.08).tolist()
+    found = verdict_of(rows)
+    assert found.steps[1].score.value > found.steps[0].score.value
+    assert found.best == 100 and "the earlier one copies less" in found.reason
+
+
 def test_it_stops_when_later_steps_only_copy():
     rows = [row(0), row(100, 0.8), row(200, 0.85, near=0.65)]
     assert not verdict_of(rows).stops  # one report alone

@@ -90,7 +90,7 @@ SETTINGS = (
     Setting("masks", bool, DATA, "Use transparency and -masklabel.png files as masks.", "use them"),
     Setting("shuffle_captions", bool, DATA, "Shuffle the tags of captions.", "as written"),
     Setting("keep_tags", int, DATA, "Tags at the start that stay there.", "0, none"),
-    Setting("caption_dropout", float, DATA, "Share of steps that see no caption.", "0.05 of all"),
+    Setting("caption_dropout", float, DATA, "Share of steps that see no caption.", "0.05; a style of gesso-mini 0.2"),
     Setting("tag_dropout", float, DATA, "Share of tags that a step does not see.", "0, none"),
     Setting("repeats", int, DATA, "How often each picture counts.", "1, or as the folder says"),
     Setting("include_reserved", bool, DATA, "Train on pictures whose owners reserve that, too.", "leave them out"),
@@ -102,7 +102,9 @@ SETTINGS = (
         "where it is unknown",
         kinds=("lora",),
     ),
-    Setting("vectors", int, NETWORK, "Vectors of the word; each takes a token.", "4 of them", kinds=WORDS),
+    Setting(
+        "vectors", int, NETWORK, "Vectors of the word; each takes a token.", "4, in a LoRA of gesso-mini 1", kinds=WORDS
+    ),
     Setting("init", str, NETWORK, "Words that the vectors begin as.", "at random", metavar="TEXT", kinds=WORDS),
     Setting("algorithm", str, NETWORK, "Kind of the factors: lora or lokr.", "lora, of two matrices", kinds=LORA),
     Setting("rank", int, NETWORK, "Rank of the LoRA.", "16, whatever the model", kinds=LORA),
@@ -171,8 +173,22 @@ SETTINGS = (
     Setting("batch_size", int, TRAINING, "Pictures a step.", "by the memory"),
     Setting("accumulation", int, TRAINING, "Batches whose gradients make one step.", "1, no more"),
     Setting("learning_rate", float, TRAINING, "Learning rate.", "by the kind and the model"),
-    Setting("text_rate", float, TRAINING, "Learning rate of the text encoders.", "half of the other", kinds=TEXT),
-    Setting("vector_rate", float, TRAINING, "Learning rate of --learn-word.", "that of embeddings", kinds=("lora",)),
+    Setting(
+        "text_rate",
+        float,
+        TRAINING,
+        "Learning rate of the text encoders.",
+        "half of the other",
+        kinds=TEXT,
+    ),
+    Setting(
+        "vector_rate",
+        float,
+        TRAINING,
+        "Learning rate of a word that is learned.",
+        "that of embeddings",
+        kinds=("lora", "full"),
+    ),
     Setting(
         "optimizer",
         str,
@@ -199,7 +215,15 @@ SETTINGS = (
     Setting("min_snr", float, LOSS, "Gamma of min-SNR weights, such as 5.", "0, none", kinds=LEARNED),
     Setting("noise_offset", float, LOSS, "Noise offset, such as 0.0357.", "0, none"),
     Setting("mask_floor", float, LOSS, "What counts outside of a mask.", "0, nothing"),
-    Setting("prior_weight", float, LOSS, "Weight of pictures of the class.", "1, as the others"),
+    Setting("prior_weight", float, LOSS, "Weight of pictures of the class.", "1; of gesso-mini 3"),
+    Setting(
+        "prior_answers",
+        bool,
+        LOSS,
+        "Of pictures of the class, learn what the model said of them before, or what they show.",
+        "what they show; gesso-mini: what it said",
+        kinds=("lora", "full"),
+    ),
     Setting("held_out", int, REPORT, "Pictures that are never trained on.", "one in ten from 20 on"),
     Setting("report_every", int, REPORT, "Steps between reports.", "an eighth of all"),
     Setting("samples", bool, REPORT, "Draw pictures with each report.", "drawn; see the docs"),
@@ -306,7 +330,7 @@ def dreambooth(**given: Any) -> None:
     """Teach a whole model one subject, with pictures of its class beside yours (DreamBooth).
 
     It is `gesso train full` with --trigger and pictures of the class, which keep the model from forgetting it:
-    --class-prompt lets the model draw them, --reg takes yours.
+    --class-prompt lets the model draw them, --reg takes yours. gesso-mini draws what it knows.
 
     Examples:
         gesso train dreambooth photos -o my.safetensors --trigger sks --reg dogs
@@ -315,7 +339,8 @@ def dreambooth(**given: Any) -> None:
         gesso generate "a sks dog on a beach" -m my.safetensors
     """
     if given.get("settings") is None:
-        for field, instead in (("trigger", ""), ("class_prompt", "reg")):
+        draws_others = given.get("model") in (None, "gesso-mini")  # it says which objects it knows
+        for field, instead in (("trigger", ""), *(() if draws_others else (("class_prompt", "reg"),))):
             if not given.get(field) and not given.get(instead):
                 option = _OPTIONS[field] + (f" or {_OPTIONS[instead]}" if instead else "")
                 raise GessoError(f"{option} is missing: DreamBooth needs it. Without, use train full", code="usage")

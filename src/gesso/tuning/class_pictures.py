@@ -31,9 +31,8 @@ KNOWN: dict[Category, float] = {
 def class_prompts(settings: TuningSettings, model: Path) -> list[str]:
     """A prompt for each picture that the model draws itself, as the settings ask; none where there are others.
 
-    A class has one prompt. A model that says which objects it knows draws those beside a LoRA with a trigger, since
-    there may be no class among them; a style has no trigger, and other things in another style are no help to it. A
-    whole model learned its subject worse beside them, and kept no more (docs/log.md).
+    A class has one prompt. A model that says which objects it knows draws those where a trigger is learned, since there
+    may be no class among them; a style has no trigger, and other things in another style are no help to it.
     """
     count = settings.class_pictures
     if count == 0:
@@ -42,7 +41,7 @@ def class_prompts(settings: TuningSettings, model: Path) -> list[str]:
         family = load_parts(model, dtype=None, check=False).family
         return [settings.class_prompt] * (count or (DRAWN if family.scheduler else DRAWN_MINI))
     others = settings.reg or settings.preserve or (Path(settings.data).expanduser() / "reg").exists()
-    if settings.kind != "lora" or not settings.trigger or others:
+    if settings.kind not in ("lora", "full") or not settings.trigger or others:
         return []
     parts = load_parts(model, dtype=None, check=False)
     words = set(settings.trigger.lower().split())

@@ -78,16 +78,20 @@ def estimate(family: Family, settings: TuningSettings, bucket: tuple[int, int]) 
         if name not in learning  # those are among the parameters
     )
     activations = kept.checkpointed if settings.checkpointing else kept.total
-    # Weights, gradient, moments and an average of what learns; of activations what the backward pass needs.
+    # Weights, gradient, moments and an average of what learns, and a whole model as it was; of activations what the
+    # backward pass needs.
     row = PACKAGED.get(settings.optimizer)
     moments = row.moments if row is not None else 1.0 if settings.optimizer == "muon" else 2.0
-    nbytes = weights + int((3 + moments) * 4 * parameters) + activations * half // 4
+    asks_before = bool(settings.prior_answers and (settings.reg or settings.class_pictures))
+    remembered = int(bool(settings.prior_answers) and settings.kind == "full")
+    nbytes = weights + int((3 + moments + remembered) * 4 * parameters) + activations * half // 4
     # A teacher looks twice, with the caption and without, and the student again at where it got to.
     passes = (
         (4 if settings.kind == "distil" else 1)
         + (BACKWARD_ALL if settings.kind == "full" else BACKWARD)
         + (1 if settings.checkpointing else 0)
     )
+    passes += 0.5 * asks_before  # half of the rows are of the class
     if settings.preserve:  # the class without the LoRA, and with it
         passes += 1 + passes
     return Estimate(
@@ -116,7 +120,7 @@ def _trained(family: Family, networks: Mapping[str, nn.Module], settings: Tuning
     settings = replace(settings, dropout=0.0)
     if settings.kind == "embedding":
         texts = text_networks(networks)
-        return settings.vectors * sum(one.config.dim for one in texts.values()), len(texts)
+        return (settings.vectors or 0) * sum(one.config.dim for one in texts.values()), len(texts)
     if settings.kind == "full":
         learning = trained_networks(networks, settings)
         layers = sum(1 for _ in layers_of(learning))
@@ -127,7 +131,7 @@ def _trained(family: Family, networks: Mapping[str, nn.Module], settings: Tuning
         return sum(p.numel() for p in control.parameters()), sum(1 for _ in layers_of({"control": control}))
     with on_meta():
         factors = make_factors(networks, settings, None).to("meta")
-    words = settings.vectors * sum(one.config.dim for one in text_networks(networks).values())
+    words = (settings.vectors or 0) * sum(one.config.dim for one in text_networks(networks).values())
     return sum(p.numel() for p in factors.parameters()) + (words if settings.learn_word else 0), len(factors.layers)
 
 

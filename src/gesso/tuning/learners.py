@@ -1,7 +1,8 @@
 """What a training changes in a model: factors of a LoRA, whole networks, or the vectors of an embedding."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -85,24 +86,73 @@ class LoraLearner:
         self.factors.step_seed = seed, step
         self.factors.rows = tuple(rows), count
 
+    def before(self) -> AbstractContextManager[None]:
+        """Within the block the networks are without factors; words that learn are as they are now."""
+        return self.factors.off()
+
+
+class NewWords:
+    """The last rows of a text encoder's table, words that it had not, which learn while the rest of it stays.
+
+    rate: learning rate of these vectors, which get no weight decay
+    """
+
+    def __init__(self, text: CLIPTextModel, count: int, rate: float) -> None:
+        self.text, self.count, self.rate = text, count, rate
+
+    def let_learn(self) -> None:
+        """Gradients reach these rows from now on."""
+        table = self.text.token_embedding.weight
+        learning = torch.zeros(len(table), 1, device=table.device, dtype=table.dtype)
+        learning[-self.count :] = 1
+        table.requires_grad_(True)
+        table.register_hook(lambda gradient: gradient * learning)
+
+    @property
+    def group(self) -> dict[str, Any]:
+        """For the optimiser."""
+        return {"params": [self.text.token_embedding.weight], "lr": self.rate, "weight_decay": 0.0}
+
 
 class FullLearner:
-    """All weights of the UNet, and of the text encoders if they are to learn (DreamBooth: Ruiz et al. 2022)."""
+    """All weights of the UNet, and of the text encoders if they are to learn (DreamBooth: Ruiz et al. 2022).
+
+    new_words  of the vocabulary, whose vectors learn, too; of a text encoder that does not learn they alone
+    """
 
     words: tuple[EmbeddingToken, ...] = ()
 
-    def __init__(self, networks: Mapping[str, nn.Module], *, muon: bool = False) -> None:
-        """networks: those that learn, by component name; their parameters get gradients from now on"""
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module],
+        *,
+        muon: bool = False,
+        remembers: bool = False,
+        new_words: NewWords | None = None,
+    ) -> None:
+        """networks: those that learn, by component name; their parameters get gradients from now on
+
+        remembers: keeps a copy of them as they are, for `before`
+        """
         self.modules: Mapping[str, nn.Module] = dict(networks)
+        self.new_words = new_words
+        self._learning = [p for network in networks.values() for p in network.parameters()]
+        self._kept = [p.detach().clone() for p in self._learning if remembers]
         self.muon = muon
-        self.trains_text = any(name.startswith("text") for name in networks)
         for network in networks.values():
             network.requires_grad_(True)
+        if new_words is not None:
+            self.modules = {**networks, "text": new_words.text}
+            new_words.let_learn()
+        self.trains_text = any(name.startswith("text") for name in self.modules)
 
     def groups(self, rate: float, text_rate: float) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = []
         for name, network in self.modules.items():
             own = text_rate if name.startswith("text") else rate
+            if self.new_words is not None and name == "text":
+                groups.append(self.new_words.group)
+                continue
             if self.muon and not name.startswith("text"):
                 groups += split_groups(network, own, [getattr(network, end) for end in ("conv_in", "conv_out")])
             else:
@@ -111,6 +161,23 @@ class FullLearner:
 
     def begin_step(self, seed: int, step: int, rows: Sequence[int], count: int) -> None:
         """Nothing in it is random."""
+
+    @contextmanager
+    def before(self) -> Iterator[None]:
+        """Within the block, in which nothing may learn, the networks are as they were when this was made.
+
+        Raises ValueError for a learner that does not remember.
+        """
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        """Puts the numbers that are kept in place of those that learn, and the other way round."""
+        for place, (parameter, kept) in enumerate(zip(self._learning, self._kept, strict=True)):
+            self._kept[place], parameter.data = parameter.data, kept
 
 
 class Vectors(nn.Module):
@@ -232,6 +299,7 @@ def make_vectors(
 
     tokenizers: of text and, in SDXL, text_2. Raises GessoError for a word that the vocabulary does not know.
     """
+    assert settings.vectors is not None
     models = text_networks(networks)
     starts = {}
     for (part, model), tokenizer in zip(models.items(), [*tokenizers, tokenizers[-1]], strict=False):
@@ -256,8 +324,9 @@ def make_learner(
     tokenizers: Sequence[Tokenizer],
     settings: TuningSettings,
     generator: torch.Generator,
+    new_words: int = 0,
 ) -> Learner:
-    """What the settings train."""
+    """What the settings train. new_words: how many the text encoder got for this training"""
     muon = settings.optimizer == "muon"
     if settings.kind in ("lora", "distil"):
         factors = make_factors(networks, settings, generator)
@@ -271,4 +340,9 @@ def make_learner(
         return LoraLearner(factors, trains_text=settings.train_text, **options)
     if settings.kind == "embedding":
         return EmbeddingLearner(make_vectors(networks, tokenizers, settings, generator))
-    return FullLearner(trained_networks(networks, settings), muon=muon)
+    words: NewWords | None = None
+    if new_words and not settings.train_text:
+        assert settings.vector_rate is not None
+        words = NewWords(text_networks(networks)["text"], new_words, settings.vector_rate)
+    remembers = bool(settings.prior_answers)
+    return FullLearner(trained_networks(networks, settings), muon=muon, remembers=remembers, new_words=words)

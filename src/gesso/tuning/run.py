@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from gesso.errors import GessoError, short
+from gesso.families.base import Family
 from gesso.families.loading import load_parts
 from gesso.families.parts import ModelParts
 from gesso.files import atomic_file
@@ -40,14 +41,14 @@ from gesso.tuning.files import save_embedding
 from gesso.tuning.hints import Hints, hints_for
 from gesso.tuning.judging import SAMPLE_STEPS, Judge, is_checked, rows_of_reports, verdict_on, with_samples
 from gesso.tuning.latents import Encoded, LatentCache, encode_all
-from gesso.tuning.learners import Learner, Vectors, make_learner
+from gesso.tuning.learners import FullLearner, Learner, LoraLearner, Vectors, make_learner
 from gesso.tuning.objective import Objective
 from gesso.tuning.optimizers import PACKAGED, check_installed, make_optimizer
 from gesso.tuning.page import write_page
 from gesso.tuning.reading import read_dataset
 from gesso.tuning.result import DATA, FACTS, SETTINGS, Result, described, model_digest
 from gesso.tuning.samples import SAMPLES, Sampler
-from gesso.tuning.settings import TuningSettings, bucket_rules, completed, preset_for, to_toml
+from gesso.tuning.settings import TuningSettings, bucket_rules, completed, preset_for, to_toml, usual_dropout
 from gesso.tuning.survey import Survey, bucket_counts, survey
 from gesso.tuning.task import CHECKPOINTED, TuningTask
 from gesso.tuning.tracking import TensorBoard
@@ -75,6 +76,7 @@ _MAY_DIFFER = {
     "tensorboard",
 }
 _MAY_DIFFER |= {"precision"}  # the state keeps its own
+_BEFORE = {"prior_answers": False}  # how trainings were before there was a setting, where that is not its default now
 ROLL_BACKS = 4
 KEEP_EVERY = 50  # steps between the states to which a run rolls back
 SAVE_EVERY = 60.0  # seconds
@@ -121,7 +123,7 @@ class TuningRun:
         _check_name(settings)
         check_installed(settings.optimizer)
         self.data = read_dataset(
-            Path(settings.data).expanduser(), _defaults(settings, folder if cache is None else cache)
+            Path(settings.data).expanduser(), _defaults(settings, self.family, folder if cache is None else cache)
         )
         if settings.trigger:
             self.data = _with_trigger(self.data, settings.trigger)
@@ -437,10 +439,13 @@ class TuningRun:
         found, objective = self.survey.found, objective_of(s, parts)
         if s.kind == "controlnet":
             control = make_control(parts.family, parts.unet, start).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            learner = ControlLearner(control, muon=s.optimizer == "muon")
-            return ControlTask(parts, learner, found, latents, objective, hints=self.hints, **given)
+            steering = ControlLearner(control, muon=s.optimizer == "muon")
+            return ControlTask(parts, steering, found, latents, objective, hints=self.hints, **given)
         kind = DistilTask if s.kind == "distil" else TuningTask
-        return kind(parts, make_learner(parts.networks, tokenizers, s, start), found, latents, objective, **given)
+        learner = make_learner(parts.networks, tokenizers, s, start, len(self.new_words))
+        if s.prior_answers and isinstance(learner, LoraLearner | FullLearner):
+            given |= {"before": learner.before, "trigger": s.trigger}
+        return kind(parts, learner, found, latents, objective, **given)
 
     def _prompts(self) -> tuple[str, ...]:
         s = self.settings
@@ -506,7 +511,7 @@ class TuningRun:
         own = self.settings  # what a folder of an older release does not say is as it is unless it is chosen
         plain = TuningSettings(kind=own.kind, trigger=own.trigger, preset=own.preset)
         known = asdict(completed(plain, self.family, 1))
-        old = json.loads(json.dumps(known)) | before.get("settings", {})
+        old = json.loads(json.dumps(known)) | _BEFORE | before.get("settings", {})
         if differing := [name for name, value in facts["settings"].items() if old.get(name) != value]:
             name = differing[0]
             raise GessoError(
@@ -601,12 +606,12 @@ def objective_of(settings: TuningSettings, parts: ModelParts) -> Objective:
     )
 
 
-def _defaults(settings: TuningSettings, cache: Path) -> Defaults:
+def _defaults(settings: TuningSettings, family: Family, cache: Path) -> Defaults:
     return Defaults(
         captions=CaptionRules(
             shuffle=settings.shuffle_captions,
             keep=settings.keep_tags,
-            dropout=settings.caption_dropout,
+            dropout=usual_dropout(settings, family),
             tag_dropout=settings.tag_dropout,
         ),
         caption=settings.caption,

@@ -38,6 +38,8 @@ class TuningSettings:
     trigger              word that is put before captions that lack it; the name of an embedding
     class_prompt         prompt of pictures of the class that the model draws itself, before the training
     class_pictures       how many; 0: none; without class_prompt a LoRA of gesso-mini gets other things
+    prior_answers        pictures of the class teach what the model says of them without what is learned, and not what
+                         they show; None: those of gesso-mini
     preserve             class that stays as it is without the LoRA, in place of the trigger; needs no pictures
     learn_word           the trigger of a LoRA is a word that learns, too, of `vectors` that begin as `init`; None:
                          where the model's own vocabulary lacks it
@@ -85,13 +87,13 @@ class TuningSettings:
     mask_floor: float = field(default=0.0, metadata=_limits(0, 1))
     shuffle_captions: bool = False
     keep_tags: int = field(default=0, metadata=_limits(0, 1000))
-    caption_dropout: float = field(default=0.05, metadata=_limits(0, 1))
+    caption_dropout: float | None = field(default=None, metadata=_limits(0, 1))
     tag_dropout: float = field(default=0.0, metadata=_limits(0, 1))
     include_reserved: bool = False
     held_out: int | None = field(default=None, metadata=_limits(0, 1000))
     # The embedding.
     learn_word: bool | None = None
-    vectors: int = field(default=4, metadata=_limits(1, 75))
+    vectors: int | None = field(default=None, metadata=_limits(1, 75))
     init: str = ""
     # The network.
     algorithm: str = "lora"
@@ -138,7 +140,8 @@ class TuningSettings:
     max_timestep: int | None = field(default=None, metadata=_limits(0, 999))
     min_snr: float = field(default=0.0, metadata=_limits(0, 1000))
     noise_offset: float = field(default=0.0, metadata=_limits(0, 1))
-    prior_weight: float = field(default=1.0, metadata=_limits(0, 100))
+    prior_weight: float | None = field(default=None, metadata=_limits(0, 100))
+    prior_answers: bool | None = None
     # The machine.
     device: str = "auto"
     precision: str | None = None
@@ -197,6 +200,9 @@ class TuningSettings:
                     raise _refused(name, getattr(self, name), f"{plain}: a distillation has timesteps of its own")
             if self.train_text:
                 raise _refused("train_text", True, "false: the teacher's text encoders are the student's, too")
+        if self.prior_answers and (self.kind not in ("lora", "full") or self.shard):
+            what = "whole weights, without `shard`" if self.shard else "a `kind` of lora or full"
+            raise _refused("prior_answers", True, f"false, or {what}: the model is asked what it said before")
         if self.hint_parameters and self.hints:
             raise _refused("hint_parameters", self.hint_parameters[0], "none beside `hints`, which are finished")
         if (self.teacher_guidance or 1) > (self.teacher_guidance_to or math.inf):
@@ -254,13 +260,19 @@ PRESETS: Mapping[str, Preset] = {
 # Learning rates of Stable Diffusion and of gesso-mini.
 RATES: dict[str, tuple[float, float]] = {
     "lora": (1e-4, 5e-4),
+    "style": (1e-4, 1e-3),  # a LoRA, see `is_style`
     "full": (5e-6, 2e-4),
+    "word": (5e-6, 1e-4),  # a whole model with a trigger, which is not to lose the rest
     "embedding": (5e-3, 2e-2),
     "distil": (1e-4, 5e-4),
 }
 RATES |= {"controlnet": (1e-5, 5e-4)}
 HINT = "canny"
 STUDENT_STEPS = 4  # of a distilled model's samples
+VECTORS = 4  # of a word; the other words of gesso-mini have one, and places after it count from there
+ANSWERS_WEIGHT = 3.0  # of rows that shall be answered as before: their gaps are small beside errors of pictures
+STYLE_DROPOUT = 0.2  # of gesso-mini, see `is_style`
+MINI_STEPS = 600  # at least, of a LoRA and a whole model
 MINI_BATCH = 8  # gesso-mini is so small that one picture a step would waste the machine
 
 
@@ -286,13 +298,19 @@ def completed(
     rules = bucket_rules(settings, family)
     own_batch = MINI_BATCH if is_mini else preset.batch_size
     batch = settings.batch_size or batch_size or min(own_batch, max(pictures, 1))
+    answers = settings.prior_answers
+    if answers is None:
+        answers = is_mini and settings.kind in ("lora", "full") and not (settings.shard or settings.preserve)
     # A hundred looks at each picture, within what is usual.
-    steps = settings.steps or min(max(100 * pictures // (batch * settings.accumulation), 400), 3000)
+    least = MINI_STEPS if is_mini and settings.kind in ("lora", "full") else 400
+    steps = settings.steps or min(max(100 * pictures // (batch * settings.accumulation), least), 3000)
     rank = settings.rank
     conv_rank = settings.conv_rank if settings.conv_rank is not None else rank if is_mini else 0
     rate = settings.learning_rate
     if rate is None:
-        rate = usual_rate(settings.kind, settings.optimizer, is_mini=is_mini)
+        kind = "style" if is_style(settings) else settings.kind
+        kind = "word" if settings.kind == "full" and settings.trigger else kind
+        rate = usual_rate(kind, settings.optimizer, is_mini=is_mini)
     held = settings.held_out
     vector_rate = settings.vector_rate
     if vector_rate is None:
@@ -304,6 +322,9 @@ def completed(
     return replace(
         settings,
         class_pictures=settings.class_pictures or 0,
+        caption_dropout=usual_dropout(settings, family),
+        prior_answers=answers,
+        prior_weight=settings.prior_weight if settings.prior_weight is not None else ANSWERS_WEIGHT if answers else 1.0,
         resolution=rules.resolution[0],
         bucket_step=rules.step,
         min_bucket=rules.low,
@@ -318,6 +339,8 @@ def completed(
         text_rate=settings.text_rate
         if settings.text_rate is not None
         else rate / (1 if settings.optimizer == "prodigy" else 2),
+        vectors=settings.vectors
+        or (max(len(settings.init.split()), 1) if is_mini and settings.kind == "lora" else VECTORS),
         vector_rate=vector_rate,
         max_timestep=settings.max_timestep if settings.max_timestep is not None else family.schedule.num_timesteps - 1,
         precision=settings.precision or preset.precision,
@@ -330,6 +353,23 @@ def completed(
         teacher_guidance=guidance,
         teacher_guidance_to=settings.teacher_guidance_to or guidance,
     )
+
+
+def is_style(settings: TuningSettings) -> bool:
+    """Whether a LoRA learns what all pictures have, and nothing beside it has to stay as it was."""
+    beside = settings.trigger or settings.reg or settings.class_prompt or settings.preserve
+    return settings.kind == "lora" and not beside
+
+
+def usual_dropout(settings: TuningSettings, family: Family) -> float:
+    """The share of steps without a caption.
+
+    A style without a word has to be there without a caption, too: guidance would lead away from a gesso-mini that has
+    not got it, into more of the style than the pictures have.
+    """
+    if settings.caption_dropout is not None:
+        return settings.caption_dropout
+    return STYLE_DROPOUT if family.scheduler is None and is_style(settings) else 0.05
 
 
 def usual_rate(kind: str, optimizer: str, *, is_mini: bool) -> float:

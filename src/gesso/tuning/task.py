@@ -5,7 +5,7 @@ Everything random in a step follows from (seed, step): which pictures, mirrored 
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from gesso.tuning.survey import Found
 
 MAX_REPORTED = 6  # pictures of each kind whose losses a report takes
 REPORTED_TIMES = 8  # timesteps of each
+OTHERS_CAPTION = 0.5  # share of steps in which a picture of the class meets the caption of another
 FIXED = 10**9  # seed of the noise of reports
 CHECKPOINTED = (ResBlock, SpatialTransformer)
 
@@ -85,6 +86,9 @@ class TuningTask:
     text_rate  learning rate of what is in the text encoders; None: the one of all
     preserved  (trigger, class): of captions with the class in place of the trigger the network shall say what it says
                without its LoRA, so that the class needs no pictures of its own; None: there is no such target
+    before     within whose block the networks are as before the training: of pictures of the class, and of pictures
+               whose caption is left out although there is a trigger, the network shall say what it said then, and not
+               what they show; None: what they show
     """
 
     def __init__(
@@ -101,8 +105,10 @@ class TuningTask:
         text_rate: float | None = None,
         checkpointing: bool = False,
         preserved: tuple[str, str] | None = None,
+        before: Callable[[], AbstractContextManager[None]] | None = None,
+        trigger: str = "",
     ) -> None:
-        self.preserved = preserved
+        self.preserved, self.before, self.trigger = preserved, before, trigger
         self.parts, self.learner, self.found, self.latents, self.objective = parts, learner, found, latents, objective
         self.held, self.text_rate = list(held), text_rate
         self.device = next(parts.unet.parameters()).device
@@ -138,7 +144,7 @@ class TuningTask:
         generator = generator_for(seed, step, 2)
         rng = random.Random(f"{seed} {step} captions")
         flips = [self.found[place].subset.flip and rng.random() < 0.5 for place in places]
-        captions = [self.found[p].subset.captions.at_random(self.found[p].example.caption, rng) for p in places]
+        captions = [self._caption(place, rng) for place in places]
         encoded = [self.latents[place, flip] for place, flip in zip(places, flips, strict=True)]
         means, stds = torch.stack([one.mean for one in encoded]), torch.stack([one.std for one in encoded])
         latents = means + stds * torch.randn(means.shape, generator=generator)
@@ -173,6 +179,13 @@ class TuningTask:
             loss, figures = loss * share, {name: value * share for name, value in figures.items()}
         return loss, figures
 
+    def _caption(self, place: int, rng: random.Random) -> str:
+        """What a step asks of a picture: its caption, or of one of the class, if the answer is the aim, another's."""
+        if self.before is not None and self.found[place].subset.is_reg and rng.random() < OTHERS_CAPTION:
+            place = rng.choice(self.batches.reg)
+        one = self.found[place]
+        return one.subset.captions.at_random(one.example.caption, rng)
+
     def draw_more(self, count: int, generator: torch.Generator) -> Mapping[str, Tensor]:
         """What else is random in a step: a row for each picture, for `errors`."""
         return {}
@@ -188,8 +201,23 @@ class TuningTask:
     ) -> Tensor:
         """The network's error for each row.  latents, eps [B, C, h, w] and times [B] on the CPU -> [B]"""
         latents, eps = latents.to(self.device), eps.to(self.device)
-        output = self.predict(places, flips, captions, self.objective.noisy(latents, eps, times), times)
-        return self.objective.errors(output, latents, eps, times, self._masks(places, flips, latents))
+        x = self.objective.noisy(latents, eps, times)
+        kept = [row for row in range(len(places)) if self._stays(places[row], captions[row])]
+        wanted: Tensor | None = None
+        if kept and self.before is not None:
+            some = [places[row] for row in kept], [flips[row] for row in kept], [captions[row] for row in kept]
+            with torch.no_grad(), self.before():
+                wanted = self.predict(*some, x[kept], times[kept])
+        output = self.predict(places, flips, captions, x, times)
+        errors = self.objective.errors(output, latents, eps, times, self._masks(places, flips, latents))
+        if wanted is None:
+            return errors
+        gaps = (output[kept].to(x.dtype) - wanted.to(x.dtype)).square().mean(dim=(1, 2, 3))
+        return errors.index_put((torch.tensor(kept, device=errors.device),), gaps)
+
+    def _stays(self, place: int, caption: str) -> bool:
+        """Whether a row has nothing of what is learned."""
+        return self.found[place].subset.is_reg or bool(self.trigger and not caption)
 
     def predict(
         self, places: Sequence[int], flips: Sequence[bool], captions: Sequence[str], x: Tensor, times: Tensor

@@ -5,8 +5,9 @@ replacement, from those that were measured (bootstrap: Efron 1979); all steps ar
 noise, so that they are compared on the same draws. A share of copies has Wilson's interval instead, since none found
 among few would have no spread.
 
-The best step is not the one with the highest score but the earliest that is within one standard error of it (Breiman et
-al. 1984, section 3.4.3): what is trained longer than it needs only has more time to copy.
+The best step is the one with the highest score, unless an earlier one that is within one standard error of it (Breiman
+et al. 1984, section 3.4.3) copies less: what is trained longer than it needs has more time to copy. Where no pictures
+were drawn, nothing says whether a later step copies more, and the earliest within one standard error is taken.
 """
 
 import json
@@ -235,7 +236,15 @@ def _figure(value: float, draws: np.ndarray) -> Figure:
 
 def _best(steps: Sequence[StepVerdict], samples: Mapping[int, np.ndarray]) -> int:
     highest = max(steps, key=lambda one: one.score.value)
-    return next(one.step for one in steps if _not_clearly_below(samples[one.step], samples[highest.step]))
+    near = [
+        one
+        for one in steps
+        if one.step <= highest.step and _not_clearly_below(samples[one.step], samples[highest.step])
+    ]
+    if highest.copies is None:
+        return near[0].step
+    fewer = [one for one in near if one.copies is not None and one.copies.value < highest.copies.value]
+    return min(fewer, key=lambda one: (one.copies.value if one.copies else 0.0, one.step), default=highest).step
 
 
 def _not_clearly_below(one: np.ndarray, other: np.ndarray) -> bool:
@@ -285,9 +294,10 @@ def _reason(steps: Sequence[StepVerdict], samples: Mapping[int, np.ndarray], cho
         parts.append("the highest" if len(steps) > 1 else "the only one")
     else:
         share = _share_below(samples[chosen.step], samples[highest.step])
+        less = "copies less" if chosen.copies is not None else "had less time to copy"
         parts.append(
             f"step {highest.step} has {highest.score}, better in {share:.0%} of the draws, less than one standard "
-            "error: the earlier one had less time to copy"
+            f"error: the earlier one {less}"
         )
     if (later := [one for one in steps if one.step > chosen.step]) and highest.step == chosen.step:
         worst = later[-1]
