@@ -148,6 +148,7 @@ export const importing = catalogue(
     took: (name: string, what: string, family: string | null) =>
       family ? `${name} is ${what} for ${family}` : `${name} is ${what}`,
     known: (name: string) => `${name} was in the library already`,
+    nameTaken: "The library has another file of this name. Give yours another name, and drop it again.",
     failed: (name: string) => `${name} was not taken in`,
     show: "Show it",
     draw: "Draw with it",
@@ -171,6 +172,8 @@ export const importing = catalogue(
     took: (name: string, what: string, family: string | null) =>
       family ? `${name} ist ${what} für ${family}` : `${name} ist ${what}`,
     known: (name: string) => `${name} war schon in der Bibliothek`,
+    nameTaken:
+      "In der Bibliothek ist eine andere Datei dieses Namens. Geben Sie Ihrer einen anderen, und ziehen Sie sie noch einmal herein.",
     failed: (name: string) => `${name} wurde nicht übernommen`,
     show: "Zeigen",
     draw: "Damit zeichnen",
