@@ -79,6 +79,14 @@ def test_nothing_is_wider_than_a_phone(house: PageServer, full: dict[str, str], 
         tab.open(route)
         tab.page.wait_for_timeout(150)
         assert tab.js("() => document.documentElement.scrollWidth - innerWidth") <= 0, name
+        if name == "change":  # each tool has a bar of its own
+            for tool in tab.page.get_by_role("radiogroup", name="Tools").get_by_role("radio").all():
+                tool.click()
+                beyond = tab.page.locator(".bar *").evaluate_all(
+                    "all => all.filter(one => one.getBoundingClientRect().right > innerWidth + 1)"
+                    ".map(one => one.outerHTML.slice(0, 120))"
+                )
+                assert beyond == [], tool.get_attribute("aria-label")
         small = tab.js(
             """() => [...document.querySelectorAll('button, a[href], select, summary')].filter(one => {
                  const box = one.getBoundingClientRect();

@@ -128,7 +128,7 @@ export const models = catalogue(
     unfit: (family: string) => `Passt zu Modellen der Familie ${family}`,
     defaults: "Zeichnet von sich aus",
     defaultsOf: (size: string, steps: number, guidance: string) =>
-      `${size}, ${steps} Schritte, Guidance ${guidance}`,
+      `${size}, ${steps} Schritte, Führung ${guidance}`,
     failed: "Die Modelle konnten nicht gelesen werden",
     again: "Noch einmal",
     more: "Mehr zeigen",
@@ -291,7 +291,7 @@ export const grids = catalogue(
     made: "Bisherige Raster",
     none: "Noch kein Raster",
     noneWhat:
-      "Zum Beispiel Schritte 4, 8, 20 in den Spalten und Guidance 1-7 (+2) in den Zeilen: zwölf Bilder, die zeigen, was beide tun.",
+      "Zum Beispiel Schritte 4, 8, 20 in den Spalten und Führung 1-7 (+2) in den Zeilen: zwölf Bilder, die zeigen, was beide tun.",
     example: "Dieses Beispiel eintragen",
     back: "Alle Raster",
     done: (n: number, all: number) => `${n} von ${all} gezeichnet`,
@@ -337,7 +337,7 @@ export const settingNames = catalogue(
   },
   {
     steps: "Schritte",
-    guidance: "Guidance",
+    guidance: "Führung",
     prompt: "Wörter des Prompts",
     seed: "Seed",
     sampler: "Sampler",
