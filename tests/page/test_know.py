@@ -15,6 +15,8 @@ def test_models_and_adapters_are_cards(server: PageServer, tab: Any) -> None:
     tab.open("models")
     card = tab.page.locator('[data-card="gesso-mini"]')
     assert "Apache-2.0" in card.inner_text() and "29 MB" in card.inner_text()
+    recipe = server.api.get(f"/v1/images/{server.jobs()[0]['outputs'][0]['id']}/metadata").json()["recipe"]
+    assert recipe["files"][0]["sha256"].startswith(card.locator(".hash").inner_text())
     card.locator("img").wait_for()  # the newest picture that it drew
     tab.page.get_by_role("searchbox").fill("comic")
     tab.page.wait_for_function("() => document.querySelectorAll('[data-card]').length === 1")
