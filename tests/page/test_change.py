@@ -344,6 +344,18 @@ def test_two_tabs_on_one_picture_lose_nothing(change: Any, tabs: Any, picture: s
     first.open("change")
     begun = first.page.get_by_role("region", name="What you were changing").get_by_role("link")
     assert begun.count() == 2
+    # The last stroke is there, however soon the picture is left.
+    begun.last.click()
+    first.page.locator(".covered", has_text="The mask covers").wait_for()
+    left = first.page.url
+    first.page.locator(".stage").focus()
+    first.page.keyboard.press("r")
+    stroke(first, (0.45, 0.75), (0.5, 0.8))
+    first.page.get_by_role("link", name="Another picture").click()
+    begun.first.click()
+    first.page.wait_for_url(left)
+    first.page.locator(".covered", has_text="The mask covers").wait_for()
+    assert painted(first)[195:200, 122:125].min() == 255
 
 
 def test_everybody_can_use_it(change: Any) -> None:

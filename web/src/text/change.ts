@@ -330,7 +330,7 @@ export const change = catalogue(
       "Übermalen Sie, was anders werden soll, ziehen Sie den Rahmen weiter, oder sagen Sie es in Worten. Nichts wird ersetzt: Sie sehen Vorschläge und behalten, was Ihnen gefällt.",
     openFile: "Datei öffnen",
     drawFirst: "Eines zeichnen",
-    recent: "Deine letzten Bilder",
+    recent: "Ihre letzten Bilder",
     goOn: "Weitermachen, wo Sie waren",
     unfinished: "Woran Sie gearbeitet haben",
     bothKept:
