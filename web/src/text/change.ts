@@ -527,7 +527,7 @@ export const change = catalogue(
     noControls: "Für dieses Modell gibt es kein ControlNet. Füge eines auf der Seite Modelle hinzu.",
     preprocessor: "Vorlage machen mit",
     preprocessorHelp:
-      "Ein kleines Programm macht aus dem Bild Linien oder Formen: die Vorlage. Du siehst sie, bevor sie genutzt wird.",
+      "Ein kleines Programm macht aus dem Bild Linien oder Formen: die Vorlage. Sie sehen sie, bevor sie genutzt wird.",
     pictureItself: "Das Bild, wie es ist",
     makeHint: "Vorlage zeigen",
     makeHintAgain: "Vorlage neu machen",
