@@ -135,8 +135,12 @@ def test_a_copy_is_a_file_of_the_library(library: Library, tmp_path: Path):
     assert entry.added is not None and entry.added.endswith("Z")
     assert list(dict.fromkeys(steps)) == ["copying", "checking", "hashing"]
     assert no_leftovers(library)
-    again = import_model(library, source, name="another name")
-    assert (again.new, again.entry.name) == (False, "my model")
+    twin = source.with_name("twin.safetensors")  # as a page uploads the same file once more
+    twin.write_bytes(source.read_bytes())
+    for other, name in ((source, "another name"), (twin, "my model")):
+        again = import_model(library, other, name=name)
+        assert (again.new, again.entry.name) == (False, "my model")
+    twin.unlink()
     assert len(by_name(library)) == 2
 
 

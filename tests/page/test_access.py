@@ -79,6 +79,14 @@ def test_nothing_is_wider_than_a_phone(house: PageServer, full: dict[str, str], 
         tab.open(route)
         tab.page.wait_for_timeout(150)
         assert tab.js("() => document.documentElement.scrollWidth - innerWidth") <= 0, name
+        if name == "change":  # each tool has a bar of its own
+            for tool in tab.page.get_by_role("radiogroup", name="Tools").get_by_role("radio").all():
+                tool.click()
+                beyond = tab.page.locator(".bar *").evaluate_all(
+                    "all => all.filter(one => one.getBoundingClientRect().right > innerWidth + 1)"
+                    ".map(one => one.outerHTML.slice(0, 120))"
+                )
+                assert beyond == [], tool.get_attribute("aria-label")
         small = tab.js(
             """() => [...document.querySelectorAll('button, a[href], select, summary')].filter(one => {
                  const box = one.getBoundingClientRect();
@@ -101,6 +109,9 @@ def test_the_page_is_german_for_germans(house: PageServer, full: dict[str, str],
     phone.open("draw")
     cut = "all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.innerText)"
     assert phone.page.locator("nav .word").evaluate_all(cut) == []
+    tab.page.goto(f"{house.address}/#/draw?job={full['picture'].removeprefix('picture/').removesuffix('-0')}")
+    tab.page.locator(".tile .ai").first.wait_for()
+    assert set(tab.page.locator(".tile .ai").all_inner_texts()) == {"KI"}
     # What the server describes in English has its words here, too.
     tab.open("draw")
     tab.page.locator("summary", has_text="Gewohnheiten").click()

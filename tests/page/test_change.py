@@ -1,6 +1,7 @@
 """The view Change: what is painted is what the server gets, and nothing changes until a suggestion is kept."""
 
 import io
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ MASK = """async isAlone => {
       const asked = database.transaction('documents').objectStore('documents').getAll();
       asked.onsuccess = () => next(asked.result);
     });
-    const kept = all.sort((a, b) => b.at - a.at)[0];
+    const kept = all.find(one => decodeURIComponent(location.hash) === `#/change/${one.id}`);
     if (!isAlone && !(kept?.at >= since)) {
       if (Date.now() - since > 30000) throw Error('nothing was kept');
       window.dispatchEvent(new Event('pagehide'));  // more than once: after a reload there is nothing yet to be kept
@@ -308,6 +309,53 @@ def test_a_reload_loses_nothing(change: Any) -> None:
     assert np.array_equal(painted(change), mask)
     assert np.array_equal(downloaded(change), picture)
     change.page.locator(".candidate").wait_for()
+
+
+def test_two_tabs_on_one_picture_lose_nothing(change: Any, tabs: Any, picture: str) -> None:
+    first, second = change, tabs(change.server, beside=change)
+    second.open(f"change/{picture}")
+    stroke(first, (0.45, 0.4), (0.55, 0.4))
+    mask = painted(first)
+    # Nothing was done in the second, so that it shows what was done in the first; that can be undone like all else.
+    second.page.locator(".covered", has_text="The mask covers").wait_for()
+    assert np.array_equal(painted(second), mask)
+    second.page.locator(".stage").focus()
+    second.page.keyboard.press("Control+z")
+    second.page.get_by_text("Nothing is masked yet").wait_for()
+    second.page.keyboard.press("Control+y")
+    # Both paint at the same time: the later one goes on as a picture of its own.
+    painted(second)
+    box = second.page.locator(".stage").bounding_box()
+    second.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 0.6 * box["height"])
+    second.page.mouse.down()
+    stroke(first, (0.4, 0.55), (0.6, 0.55))
+    painted(first)
+    second.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 0.7 * box["height"], steps=4)
+    second.page.mouse.up()
+    second.page.wait_for_url(re.compile("~"))
+    second.page.get_by_text("Both are kept").wait_for()
+    assert picture in second.page.url and "~" not in first.page.url
+    masks = [painted(tab) for tab in (first, second)]
+    apart = masks[0].astype(int) - masks[1]
+    assert (apart == 255).any() and (apart == -255).any(), "each has a stroke that the other has not"
+    for tab, mask in zip((first, second), masks, strict=True):
+        tab.reload("change")
+        assert np.array_equal(painted(tab), mask)
+    first.open("change")
+    begun = first.page.get_by_role("region", name="What you were changing").get_by_role("link")
+    assert begun.count() == 2
+    # The last stroke is there, however soon the picture is left.
+    begun.last.click()
+    first.page.locator(".covered", has_text="The mask covers").wait_for()
+    left = first.page.url
+    first.page.locator(".stage").focus()
+    first.page.keyboard.press("r")
+    stroke(first, (0.45, 0.75), (0.5, 0.8))
+    first.page.get_by_role("link", name="Another picture").click()
+    begun.first.click()
+    first.page.wait_for_url(left)
+    first.page.locator(".covered", has_text="The mask covers").wait_for()
+    assert painted(first)[195:200, 122:125].min() == 255
 
 
 def test_everybody_can_use_it(change: Any) -> None:

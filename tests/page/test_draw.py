@@ -209,6 +209,18 @@ def test_a_selection_is_weighed_by_keys_and_completed(server: PageServer, tab: A
     named.get_by_text("not in the library").wait_for()
 
 
+def test_every_setting_has_its_help(server: PageServer, tab: Any) -> None:
+    tab.open()
+    tab.button("Add a negative prompt").click()
+    for summary in tab.page.locator("details:not([open]) > summary").all()[::-1]:
+        summary.click()
+    tab.page.get_by_text("Draw small, then enlarge and refine").click()
+    tab.field("VAE encoding").wait_for()
+    fields = tab.page.get_by_role("region", name="What to draw").locator(".field > .head")
+    lacking = "all => all.filter(one => !one.querySelector('.ask')).map(one => one.innerText)"
+    assert fields.count() > 30 and fields.evaluate_all(lacking) == []
+
+
 def test_the_list_of_completions_goes_when_it_is_drawn_or_left(server: PageServer, tab: Any) -> None:
     tab.open()
     write(tab, "a", steps=2)

@@ -15,6 +15,8 @@ def test_models_and_adapters_are_cards(server: PageServer, tab: Any) -> None:
     tab.open("models")
     card = tab.page.locator('[data-card="gesso-mini"]')
     assert "Apache-2.0" in card.inner_text() and "29 MB" in card.inner_text()
+    recipe = server.api.get(f"/v1/images/{server.jobs()[0]['outputs'][0]['id']}/metadata").json()["recipe"]
+    assert recipe["files"][0]["sha256"].startswith(card.locator(".hash").inner_text())
     card.locator("img").wait_for()  # the newest picture that it drew
     tab.page.get_by_role("searchbox").fill("comic")
     tab.page.wait_for_function("() => document.querySelectorAll('[data-card]').length === 1")
@@ -53,10 +55,17 @@ def test_a_model_file_dropped_anywhere_is_taken_in_as_what_it_is(server: PageSer
     card.wait_for()
     for words in ("CC0-1.0", "in my style", "My style", "Embedding"):
         assert words in card.inner_text(), words
-    # The same again is not a second one.
-    tab.paste_files("body", [("copy.safetensors", "", embedding(notes))])
-    line.wait_for(timeout=90_000)
-    assert "was in the library already" in line.inner_text()
+    # The same again is not a second one, by another name or by the same; another file of the same name is refused.
+    for name in ("copy", "mystyle"):
+        tab.paste_files("body", [(f"{name}.safetensors", "", embedding(notes))])
+        line.wait_for(timeout=90_000)
+        assert "was in the library already" in line.inner_text()
+        line.get_by_role("button", name="Close").click()
+    tab.allow("409 POST")
+    tab.paste_files("body", [("mystyle.safetensors", "", embedding(notes, 0.75))])
+    refused = tab.page.locator('[data-import="failed"]')
+    refused.wait_for(timeout=90_000)
+    assert "Give yours another name" in refused.inner_text()
 
 
 def test_a_file_that_is_no_model_is_refused_with_the_reason(server: PageServer, tab: Any) -> None:

@@ -50,6 +50,24 @@ def test_pictures_stand_in_time_order_and_a_click_opens_and_escape_goes_back(
     tab.shown("library")
 
 
+def test_what_is_copied_in_a_sheet_is_copied_also_without_https(
+    server: PageServer, drawn: list[dict[str, Any]], tab: Any
+) -> None:
+    # The clipboard that a browser keeps from pages of another machine that come without https.
+    tab.context.add_init_script("Object.defineProperty(Navigator.prototype, 'clipboard', {get: () => undefined})")
+    tab.open(f"picture/{drawn[0]['outputs'][0]['id']}")
+    tab.button("About this picture").click()
+    tab.button("Copy the recipe").click()
+    copied = tab.button("Copied")
+    copied.wait_for()
+    assert copied.evaluate("element => element === document.activeElement")
+    tab.page.keyboard.press("Escape")
+    tab.open()
+    tab.field("Prompt").fill("")
+    tab.page.keyboard.press("Control+v")
+    assert '"a blue bird"' in tab.field("Prompt").input_value()
+
+
 def test_words_and_settings_are_found(server: PageServer, drawn: list[dict[str, Any]], tab: Any) -> None:
     tab.open("library")
     search = tab.page.get_by_role("searchbox")

@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from gesso.checkpoints.hashing import sha256_of
 from gesso.errors import one_line
-from gesso.library.entry import LibraryEntry
+from gesso.library.entry import BUILTIN, LibraryEntry
 from gesso.request.checks import parse_json_object
 
 MAX_WORDS = 12
@@ -36,6 +37,14 @@ def text_of(entry: LibraryEntry, *names: str) -> str | None:
 def license_of(entry: LibraryEntry) -> str | None:
     """Its licence, as its author names it."""
     return text_of(entry, "modelspec.license", "license", "ss_license")
+
+
+def file_hash(entry: LibraryEntry) -> str | None:
+    """The SHA-256 of its first file: as the library knows it; of what is built in, computed when first asked for."""
+    file = entry.files[0] if entry.files else None
+    if file is not None and file.sha256 is None and entry.origin == BUILTIN:
+        return sha256_of(file.path)
+    return file.sha256 if file is not None else None
 
 
 def trigger_words(entry: LibraryEntry) -> list[str]:

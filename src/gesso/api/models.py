@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from fastapi import Response
 
-from gesso.api.cards import EMBEDDED, license_of, text_of, thumbnail, thumbnail_url, trigger_words
+from gesso.api.cards import EMBEDDED, file_hash, license_of, text_of, thumbnail, thumbnail_url, trigger_words
 from gesso.api.checking import facts_of
 from gesso.api.context import Call, Calling
 from gesso.api.files import POLICY
@@ -71,7 +71,7 @@ def list_adapters(call: Calling) -> Response:
             "description": one_line(entry.what)[:MAX_TEXT],
             "size_bytes": entry.nbytes,
             "builtin": entry.origin == BUILTIN,
-            "sha256": entry.files[0].sha256 if len(entry.files) == 1 else None,
+            "sha256": file_hash(entry) if len(entry.files) == 1 else None,
             **_card(kind, entry),
         }
         for kind, entry in call.context.checker.adapters()
@@ -183,7 +183,7 @@ def _model(entry: LibraryEntry, loaded: set[str]) -> dict[str, Any]:
         "parameters": entry.num_params,
         "size_bytes": entry.nbytes,
         "dtypes": list(entry.dtypes),
-        "sha256": entry.files[0].sha256 if len(entry.files) == 1 else None,
+        "sha256": file_hash(entry) if len(entry.files) == 1 else None,
         "needs": needs,
         "takes": takes,
         "defaults": {

@@ -82,7 +82,7 @@ def import_model(
             data={"path": str(source)},
         )
     name = check_name(name or model_name(source))
-    _require_free(library, name, source)
+    _require_free(library, name, source, first)
     if way == "copy":
         return _copy(library, first, name, kind, allow_nonfinite=allow_nonfinite, on_progress=on_progress)
     if not allow_nonfinite:
@@ -206,11 +206,16 @@ def require_readable(entry: LibraryEntry, source: Path, kind: str | None) -> Non
         )
 
 
-def _require_free(library: Library, name: str, source: Path) -> None:
+def _require_free(library: Library, name: str, source: Path, first: LibraryEntry) -> None:
     for entry in library.index.models():
         if entry.origin != IN_FOLDER and entry.name.casefold() == name.casefold() and entry.path != source:
             if entry.source == str(source) or (entry.source is None and entry.origin in (OWNED, LINKED)):
                 continue  # the same again, or what a killed run left: told by its bytes later
+            if (
+                entry.nbytes == first.nbytes
+                and _same_bytes(library, _hash(first, lambda what, done, total: None)) is not None
+            ):
+                return
             raise GessoError(
                 f"{name}: a model of this name already exists ({entry.path}). Choose another with `name`",
                 code="name_taken",

@@ -1,17 +1,32 @@
 // All that the view works with: the document, the tools, how to draw, the candidates, and what was said.
 
 import { api, bytes, data, Problem, upload, type Model } from "../api";
+import { uuid } from "../api/unique";
 import { jobs } from "../state/jobs.svelte";
 import { tell, tellError } from "../state/notices.svelte";
 import { server } from "../state/server.svelte";
+import { changed } from "../state/tabs";
 import { say as announce } from "../shell/live.svelte";
+import { go, here } from "../shell/routes";
 import { change as text } from "../text/change";
 import { backgroundOf, filled } from "./cutting";
 import { Easel, newLayer } from "./easel.svelte";
 import { frameOf, isCrop, mapFrame, type FrameProblem, type Mapped, type Sides } from "./frame";
 import { whole, type Rect, type Size } from "./geometry";
 import { hints } from "./hints";
-import { keptLayer, layerOf, pngOf, read, VERSION, write, type KeptDocument, type PngCache } from "./keep";
+import {
+  copyId,
+  inTurn,
+  keptLayer,
+  layerOf,
+  pictureOf,
+  pngOf,
+  read,
+  VERSION,
+  write,
+  type KeptDocument,
+  type PngCache,
+} from "./keep";
 import { NO_CONTROL, Pixels, type HintLayer, type Layer } from "./layers";
 import {
   bounds,
@@ -54,6 +69,15 @@ interface Basis {
   strength: number | undefined;
 }
 
+/** What the browser keeps of the document, as far as this tab knows. */
+interface Version {
+  id: string;
+  /** Of the version that was read or written last; undefined for none. */
+  stamp: string | undefined;
+  /** What was here then. */
+  signature: string;
+}
+
 interface Covered {
   share: number;
   bounds: Rect;
@@ -79,6 +103,9 @@ export class Desk {
   private lastCovered: (Covered & { stamp: number; layers: readonly Layer[] }) | null = null;
   private cache: PngCache = new WeakMap();
   private saving: ReturnType<typeof setTimeout> | undefined;
+  /** A stroke is under way. */
+  isPainting = false;
+  private version: Version = { id: "", stamp: undefined, signature: "" };
 
   get model(): Model | undefined {
     return server.model(this.settings.model) ?? server.models[0];
@@ -112,16 +139,18 @@ export class Desk {
 
   /** Open a picture of the server by its id, or an upload as `asset:ID`. What was kept of it is put back. */
   async open(id: string): Promise<void> {
-    const kept = await read(id).catch(() => null);
+    void this.keep().catch(() => undefined);
+    const kept = await inTurn(() => read(id)).catch(() => null);
     if (kept !== null) {
       await this.putBack(kept);
       return;
     }
-    const asset = /^asset:(.+)$/.exec(id)?.[1];
-    const path = asset !== undefined ? `/v1/assets/${asset}/content` : `/v1/images/${id}`;
+    const from = pictureOf(id);
+    const asset = /^asset:(.+)$/.exec(from)?.[1];
+    const path = asset !== undefined ? `/v1/assets/${asset}/content` : `/v1/images/${from}`;
     const picture = await decoded(await bytes(path));
     if (asset === undefined) {
-      const found = await data(api.GET("/v1/images/{id}/metadata", { params: { path: { id } } }));
+      const found = await data(api.GET("/v1/images/{id}/metadata", { params: { path: { id: from } } }));
       const recipe = found.recipe as Parameters<typeof settingsOf>[0];
       Object.assign(
         this.settings,
@@ -143,9 +172,12 @@ export class Desk {
     if (shrink < 1) tell(text.shrunk(sizeText(size)));
     picture.close();
     this.id = id;
+    this.version = { id, stamp: undefined, signature: this.signature() };
   }
 
   close(): void {
+    void this.keep().catch(() => undefined);
+    this.version = { id: "", stamp: undefined, signature: "" };
     this.id = null;
     this.staging.clear();
     this.turns = [];
@@ -163,50 +195,118 @@ export class Desk {
   keepSoon(): void {
     clearTimeout(this.saving);
     if (this.id === null) return;
-    this.saving = setTimeout(() => void this.keep().catch(() => undefined), 800);
+    this.saving = setTimeout(() => {
+      if (this.isPainting) this.keepSoon();
+      else void this.keep().catch(() => undefined);
+    }, 800);
   }
 
-  async keep(): Promise<void> {
-    const id = this.id;
-    if (id === null || this.easel.isEmpty) return;
-    const { easel } = this;
-    const base = {
-      version: VERSION,
-      id,
-      at: Date.now(),
-      size: easel.size,
-      origin: { ...easel.origin },
-      active: easel.active,
-      settings: $state.snapshot(this.settings) as Settings,
-      turns: $state.snapshot(this.turns),
-    };
-    const layers = await Promise.all(easel.layers.map((one) => keptLayer(one, this.cache)));
-    const staged = await Promise.all(
-      this.staging.staged.map(async ({ before, ...one }) => ({
-        ...($state.snapshot(one) as typeof one), // what is reactive cannot be written down
-        before: before === null ? null : await pngOf(before, this.cache),
-      })),
+  /** What is here, in short: other than before, if something was changed. */
+  private signature(): string {
+    const { easel, staging, settings, turns } = this;
+    const staged = staging.staged.map(({ job, dismissed }) => [job, dismissed]);
+    return JSON.stringify([easel.stamp, staged, settings, turns.length], (_, one: unknown) =>
+      typeof one === "bigint" ? String(one) : one,
     );
-    if (this.id === id) await write({ ...base, layers, staged });
   }
 
-  private async putBack(kept: KeptDocument): Promise<void> {
+  /** Whether something was changed here since it was kept, or read. */
+  private get isChanged(): boolean {
+    return this.isPainting || this.signature() !== this.version.signature;
+  }
+
+  /** All that is kept, as it is now. */
+  private taken() {
+    const { easel, staging } = this;
+    return {
+      signature: this.signature(),
+      layers: easel.layers,
+      staged: staging.staged,
+      base: {
+        version: VERSION,
+        at: Date.now(),
+        size: easel.size,
+        origin: { ...easel.origin },
+        active: easel.active,
+        settings: $state.snapshot(this.settings) as Settings,
+        turns: $state.snapshot(this.turns),
+      },
+    };
+  }
+
+  /** Keep what is here in the browser. Where another tab has changed the same picture meanwhile, both are kept: this one
+   * goes on as a copy. */
+  async keep(): Promise<void> {
+    const { cache, version } = this;
+    if (this.id === null || this.easel.isEmpty) return;
+    const before = this.taken();
+    await inTurn(async () => {
+      const { base, layers, signature, staged } = this.version === version ? this.taken() : before;
+      const isChanged = signature !== version.signature;
+      if (!isChanged && version.stamp === undefined) return; // it was looked at, no more
+      const document: KeptDocument = {
+        ...base,
+        id: version.id,
+        stamp: isChanged ? uuid() : version.stamp,
+        layers: await Promise.all(layers.map((one) => keptLayer(one, cache))),
+        staged: await Promise.all(
+          staged.map(async ({ before, ...one }) => ({
+            ...($state.snapshot(one) as typeof one), // what is reactive cannot be written down
+            before: before === null ? null : await pngOf(before, cache),
+          })),
+        ),
+      };
+      if (!(await write(document, version.stamp))) {
+        if (!isChanged) return;
+        document.id = copyId(version.id);
+        await write(document, undefined);
+        if (this.version === version) this.goOnAs(document.id);
+      }
+      Object.assign(version, { id: document.id, stamp: document.stamp, signature });
+      if (isChanged) changed("canvas");
+    });
+  }
+
+  private goOnAs(id: string): void {
+    this.id = id;
+    if (here.view === "change") go(`#/change/${encodeURIComponent(id)}`, { replace: true });
+    tell(text.bothKept, undefined, 600);
+  }
+
+  /** Another tab has kept something: where that is this picture, and nothing was changed here meanwhile, it is shown. */
+  async follow(): Promise<void> {
+    const { version } = this;
+    if (this.id === null || this.isChanged) return;
+    const kept = await inTurn(() => read(version.id)).catch(() => null);
+    if (kept === null || kept.stamp === version.stamp) return;
+    await this.putBack(kept, () => this.version === version && !this.isChanged);
+  }
+
+  /** Show a document as it was kept. `isWanted`: it takes the place of an older version of it, if that is wanted still. */
+  private async putBack(kept: KeptDocument, isWanted?: () => boolean): Promise<void> {
     const layers = await Promise.all(kept.layers.map((one) => layerOf(one, kept.size, decoded)));
+    const befores = await Promise.all(kept.staged.map((one) => one.before && decoded(one.before)));
+    const gone = new Set<string>();
+    for (const { job } of kept.staged) await jobs.fetch(job).catch(() => gone.add(job));
+    if (isWanted !== undefined && !isWanted()) return;
     Object.assign(this.settings, startSettings(), kept.settings);
     this.turns = kept.turns as Turn[];
     this.frame = null;
     this.staging.clear();
-    this.brush.size = Math.min(Math.max(Math.round(Math.min(kept.size.width, kept.size.height) / 7), 4), 200);
-    this.easel.restore(kept.size, kept.origin, layers, kept.active);
-    for (const one of kept.staged) {
-      const before = one.before === null ? null : await decoded(one.before);
+    if (isWanted === undefined) {
+      const side = Math.min(kept.size.width, kept.size.height);
+      this.brush.size = Math.min(Math.max(Math.round(side / 7), 4), 200);
+      this.easel.restore(kept.size, kept.origin, layers, kept.active);
+    } else this.easel.replace(kept.size, kept.origin, layers, kept.active, text.otherTab);
+    kept.staged.forEach((one, at) => {
+      if (gone.has(one.job)) return;
+      const before = befores[at] ?? null;
       this.staging.add({
         ...one,
         mode: one.mode as Staged["mode"],
         before: before === null ? null : Pixels.of(before, before),
       });
-      await jobs.fetch(one.job).catch(() => this.staging.dismissJob(one.job));
-    }
+    });
     const known = new Set(kept.staged.map((one) => one.job));
     for (const { job } of [...jobs.list].reverse()) {
       const metadata = job.metadata as {
@@ -218,6 +318,7 @@ export class Desk {
       this.staging.add({ ...metadata.staged, job: job.id, before: null, dismissed: [] });
     }
     this.id = kept.id;
+    this.version = { id: kept.id, stamp: kept.stamp, signature: this.signature() };
   }
 
   /** Hints that are followed. */

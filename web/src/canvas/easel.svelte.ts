@@ -98,6 +98,11 @@ export class Easel {
     this.damage();
   }
 
+  /** Show another version of the same; it can be undone. */
+  replace(size: Size, origin: Point, layers: Layer[], active: string, label: string): void {
+    this.structural(label, () => this.put({ ...size, origin, layers, active }));
+  }
+
   // ---- undo ----------------------------------------------------------------------------------------------------------
 
   undo(): Step | null {

@@ -1,5 +1,6 @@
 // Keeps what is on the canvas in the browser, so that a reload or a closed tab loses nothing.
 
+import { uuid } from "../api/unique";
 import type { Point, Size } from "./geometry";
 import { MaskPixels, Painted, Pixels, type Control, type Layer } from "./layers";
 import { pack, unpack } from "./undo";
@@ -24,9 +25,11 @@ type Kept = {
 
 export interface KeptDocument {
   version: number;
-  /** Of the picture it began with, as the address names it. */
+  /** Of the picture it began with, as the address names it; with `~` and a mark behind it, a copy (see `copyId`). */
   id: string;
   at: number;
+  /** New with each change, so that a tab sees that another one has written since; older documents have none. */
+  stamp?: string | undefined;
   size: Size;
   origin: Point;
   active: string;
@@ -67,7 +70,16 @@ async function run<T>(mode: IDBTransactionMode, work: (store: IDBObjectStore) =>
   }
 }
 
-/** The document of a tab, by the picture it began with. */
+// One after another: who reads sees all that this tab has begun to write.
+let last: Promise<unknown> = Promise.resolve();
+
+export function inTurn<T>(work: () => Promise<T>): Promise<T> {
+  const mine = last.then(work);
+  last = mine.catch(() => undefined);
+  return mine;
+}
+
+/** The document of a picture, as any tab has kept it last. */
 export async function read(id: string): Promise<KeptDocument | null> {
   const found = await run<KeptDocument | undefined>(
     "readonly",
@@ -76,25 +88,53 @@ export async function read(id: string): Promise<KeptDocument | null> {
   return found?.version === VERSION ? found : null;
 }
 
-/** The document that was changed last. */
-export async function newest(): Promise<KeptDocument | null> {
-  const all = await run<KeptDocument[]>("readonly", (store) => store.getAll() as IDBRequest<KeptDocument[]>);
-  return all.filter((one) => one.version === VERSION).sort((a, b) => b.at - a.at)[0] ?? null;
+async function all(): Promise<KeptDocument[]> {
+  const found = await run<KeptDocument[]>(
+    "readonly",
+    (store) => store.getAll() as IDBRequest<KeptDocument[]>,
+  );
+  return found.sort((a, b) => b.at - a.at);
+}
+
+/** All documents, that which was changed last first. */
+export async function unfinished(): Promise<KeptDocument[]> {
+  return (await all()).filter((one) => one.version === VERSION);
 }
 
 const MOST = 6; // documents; the oldest is forgotten
 
-export async function write(document: KeptDocument): Promise<void> {
-  await run("readwrite", (store) => store.put(document, document.id));
-  const all = await run<KeptDocument[]>("readonly", (store) => store.getAll() as IDBRequest<KeptDocument[]>);
-  for (const old of all.sort((a, b) => b.at - a.at).slice(MOST)) {
-    await run("readwrite", (store) => store.delete(old.id));
+/** Write a document over the version that the tab began from (`since`), or where there is none. Returns whether it did:
+ * what another tab has written meanwhile stays. */
+export async function write(document: KeptDocument, since: string | undefined): Promise<boolean> {
+  const opened = await database();
+  try {
+    const done = await new Promise<boolean>((resolve, reject) => {
+      const transaction = opened.transaction(STORE, "readwrite");
+      const store = transaction.objectStore(STORE);
+      const asked = store.get(document.id) as IDBRequest<KeptDocument | undefined>;
+      let isOurs = true;
+      asked.onsuccess = () => {
+        isOurs = asked.result === undefined || asked.result.stamp === since;
+        if (isOurs) store.put(document, document.id);
+      };
+      transaction.oncomplete = () => resolve(isOurs);
+      transaction.onerror = () => reject(transaction.error ?? new Error("not kept"));
+    });
+    if (!done) return false;
+  } finally {
+    opened.close();
   }
+  for (const old of (await all()).slice(MOST)) await forget(old.id);
+  return true;
 }
 
 export async function forget(id: string): Promise<void> {
   await run("readwrite", (store) => store.delete(id));
 }
+
+/** The address of a second document of the same picture, and of the picture that a document began with. */
+export const copyId = (id: string): string => `${pictureOf(id)}~${uuid().slice(0, 8)}`;
+export const pictureOf = (id: string): string => id.replace(/~[0-9a-f]{8}$/, "");
 
 /** What was made of pixels before, and of which of their versions. */
 export type PngCache = WeakMap<Pixels, { png: Blob; version: number }>;

@@ -164,3 +164,22 @@ test("nothing takes long", () => {
   say("a ".repeat(2000) + "background", { prompt: "a ".repeat(1000), negative: "" });
   expect(performance.now() - start).toBeLessThan(1000);
 });
+
+test("what names something that the prompt does not have is left over, not put into the prompt", () => {
+  const said = say("mach das Haus rot", { prompt: "a blue house", negative: "" });
+  expect(said.parts).toEqual([]);
+  expect(said.left).toEqual([{ words: "mach das Haus rot", why: "not-in-prompt" }]);
+  expect(say("give the cat a hat", { prompt: "a blue house", negative: "" }).left[0]?.why).toBe(
+    "not-in-prompt",
+  );
+});
+
+test("something is given to what is there, and a place needs no verb", () => {
+  const knows = { prompt: "a blue house on a yellow background", negative: "" };
+  expect(say("give the house a red door", knows).prompt).toBe(
+    "a blue house and a red door on a yellow background",
+  );
+  const said = say("at the beach", knows);
+  expect(said.parts.map((one) => one.kind)).toEqual(["loose"]);
+  expect(said.prompt).toBe("a blue house on a yellow background, at the beach");
+});

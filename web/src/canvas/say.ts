@@ -354,6 +354,9 @@ class Reading {
   }
 }
 
+/** A place, which nobody asks for with "make it". */
+const PLACE = /^(?:at|in|on|under|near|behind|beside|am|im|auf|unter|neben|hinter|vor)\s+\S/;
+
 type Rule = (clause: Clause, reading: Reading) => boolean | "not-in-prompt";
 
 const RULES: Rule[] = [
@@ -615,14 +618,19 @@ const RULES: Rule[] = [
   },
 
   function add({ text, words }, reading) {
+    const given = /^give (?:the )?(?!it |him |her |them )([\w-]+) ((?:an?|some|two|three|four) .+)$/.exec(
+      text,
+    );
+    if (given !== null && phraseOf(reading.prompt, given[1] as string) === null) return "not-in-prompt";
     const german = /^(?:füge|setze|gib)\s+(.+?)\s+(?:hinzu|dazu|ein)$/.exec(text);
     const found =
+      given ??
       german ??
       /^(?:add|put|insert|include|give (?:it|him|her|them)|place|with|mit)\s+(.+?)(?:\s+(?:to it|to the picture|in it|there|dazu))?$/.exec(
         text,
       );
     if (found === null) return false;
-    const what = inEnglish((found[1] as string).replace(/^(ein|eine|einen|einem)\s+/, ""));
+    const what = inEnglish((given?.[2] ?? (found[1] as string)).replace(/^(ein|eine|einen|einem)\s+/, ""));
     const pieces = piecesOf(reading.prompt);
     const subject = pieces.subject.trim();
     reading.prompt = joined({
@@ -681,7 +689,7 @@ const RULES: Rule[] = [
   },
 
   function loose({ text, words, asked }, reading) {
-    if (!asked || text === "" || text.split(" ").length > 4) return false;
+    if ((!asked && !PLACE.test(text)) || text === "" || text.split(" ").length > 4) return false;
     if (/^(a|an|ein|eine)\s/.test(text)) {
       const pieces = piecesOf(reading.prompt);
       reading.parts.push({ kind: "replace", from: pieces.subject.trim(), to: text, words });
@@ -738,6 +746,7 @@ function recoloured(
 function understood(clause: Clause, reading: Reading): boolean | "not-in-prompt" {
   let missing = false;
   for (const rule of RULES) {
+    if (missing && rule === RULES.at(-1)) break; // what names something that is not there is no loose wish
     const result = rule(clause, reading);
     if (result === true) return true;
     if (result === "not-in-prompt") missing = true;

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { differences, flat, wordsApart } from "./differences";
 import { between, gridOf, moved, rowsInView } from "./grid";
-import { comparedOf, type Metadata } from "./metadata";
+import { comparedOf, labelOf, type Metadata } from "./metadata";
 import { ALL, PART, Pages, type Ask, type LibraryPicture, type Page } from "./pages.svelte";
 
 const picture = (number: number): LibraryPicture => ({ id: `p${number}` }) as LibraryPicture;
@@ -148,4 +148,11 @@ test("words that both have are told from those that one has", () => {
   expect([apart(left), apart(right)]).toEqual([["red"], ["blue", "the"]]);
   expect(left.map((one) => one.text).join("")).toBe("a red cat on grass");
   expect(wordsApart("", "x")).toEqual([[], [{ text: "x", same: false }]]);
+});
+
+test("fields within others have names for people, and new ones their own", () => {
+  expect(labelOf("num_steps")).toBe("Steps");
+  expect(labelOf("mask.blur")).toBe("Mask · Soft edge");
+  expect(labelOf("loras[1].weight")).toBe("LoRA 2 · Weight");
+  expect(labelOf("brand_new.thing[0]")).toBe("brand new · thing 1");
 });

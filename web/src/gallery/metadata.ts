@@ -3,7 +3,7 @@
 import { api, data, type DrawRequest } from "../api";
 import type { components } from "../api/schema";
 import { form } from "../state/form.svelte";
-import { gallery } from "../text/gallery";
+import { fields } from "../text/fields";
 import { server } from "../state/server.svelte";
 import type { Settings } from "./differences";
 
@@ -47,20 +47,12 @@ export function recall(metadata: Metadata, what: Recall): string | null {
   return null;
 }
 
-/** What a field of a request is called. Those that are rare have their names in the API. */
+/** What a field of a request is called, by its path such as "loras[0].weight". */
 export function labelOf(path: string): string {
-  const known: Record<string, string> = {
-    prompt: gallery.prompt,
-    negative_prompt: gallery.negative,
-    model: gallery.model,
-    seed: gallery.seed,
-    number: gallery.numberOfSeed,
-    width: gallery.width,
-    height: gallery.height,
-    num_steps: gallery.steps,
-    guidance_scale: gallery.guidance,
-    sampler: gallery.sampler,
-    schedule: gallery.schedule,
+  const named = (part: string): string => {
+    const [, name = part, at] = /^(\w+)\[(\d+)\]$/.exec(part) ?? [];
+    const label = name in fields ? fields[name as keyof typeof fields] : name.replaceAll("_", " ");
+    return at === undefined ? label : `${label} ${Number(at) + 1}`;
   };
-  return known[path] ?? path.replaceAll("_", " ").replaceAll(".", " · ");
+  return path.split(".").map(named).join(" · ");
 }

@@ -4,13 +4,16 @@ export async function copy(text: string): Promise<boolean> {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
+    const focused = document.activeElement;
     const field = document.createElement("textarea");
     field.value = text;
     field.className = "unseen";
-    document.body.append(field);
+    // Beside an open sheet nothing can be selected, and what is copied then is nothing.
+    ([...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body).append(field);
     field.select();
-    const done = document.execCommand("copy");
+    const done = document.activeElement === field && document.execCommand("copy");
     field.remove();
+    if (focused instanceof HTMLElement) focused.focus();
     return done;
   }
 }

@@ -1,6 +1,6 @@
 // Tabs of one browser tell one another what has changed on the server, so that all show the same.
 
-type Topic = "jobs" | "gallery" | "models";
+type Topic = "jobs" | "gallery" | "models" | "canvas";
 
 const channel = "BroadcastChannel" in window ? new BroadcastChannel("gesso") : null;
 const ears = new Map<Topic, Set<() => void>>();

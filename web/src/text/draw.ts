@@ -90,13 +90,19 @@ export const draw = catalogue(
     hiresOn: "Draw small, then enlarge and refine",
     hiresHelp: "The first pass decides what is where, the second fills in detail. Takes some times as long.",
     scale: "Enlarge by",
+    scaleHelp:
+      "How many times as wide and as high the picture becomes. Time and memory grow with its square.",
     strength: "Change in the second pass",
     strengthHelp: "How much the second pass may change. Little keeps the picture, much invents anew.",
     upscaler: "Enlarge with",
+    upscalerHelp:
+      "What makes the small picture large before it is refined. Networks from the library make sharper edges than formulas do.",
     variation: "Variation",
     variationStrength: "How different",
     variationHelp: "Mixes other noise into that of the seed: a little gives a sibling of the same picture.",
     variationSeed: "Variation seed",
+    variationSeedHelp:
+      "The number from which the other noise is made. The same seed and strength give the same sibling; empty gives another each time.",
     special: "Special",
     clipSkip: "CLIP skip",
     clipSkipHelp: "Which layer of the text encoder is read, from its end. Some models were trained with 2.",
@@ -131,6 +137,9 @@ export const draw = catalogue(
     no: "No",
     fromPicture: "Draws from a picture",
     fromPictureHelp: "Set in Change, or by a picture that was dropped.",
+    fromStrength: "How much is drawn anew",
+    fromStrengthHelp:
+      "Little keeps the picture it begins from, much leaves only its colours. At 1 next to nothing of it stays.",
     withMask: "with a mask",
     withControls: (count: number) => `with ${count} control picture${s(count)}`,
     remove: "Remove",
@@ -198,6 +207,7 @@ export const draw = catalogue(
     largerWhat: "Larger: drawn once more at twice the size",
     like: "More like this",
     change: "Change",
+    ai: "AI",
     changeWhat: "Change it: paint, extend, say what is to be different",
     download: "Download",
     actions: (at: number) => `Picture ${at}`,
@@ -297,14 +307,20 @@ export const draw = catalogue(
     hiresHelp:
       "Der erste Durchgang legt fest, was wo ist, der zweite füllt Einzelheiten. Dauert ein Mehrfaches.",
     scale: "Vergrößern um",
+    scaleHelp:
+      "Wie viele Male so breit und so hoch das Bild wird. Zeit und Speicher wachsen mit dem Quadrat.",
     strength: "Änderung im zweiten Durchgang",
     strengthHelp: "Wie viel der zweite Durchgang ändern darf. Wenig bewahrt das Bild, viel erfindet neu.",
     upscaler: "Vergrößern mit",
+    upscalerHelp:
+      "Was das kleine Bild groß macht, bevor es verfeinert wird. Netze der Bibliothek machen schärfere Kanten als Formeln.",
     variation: "Variation",
     variationStrength: "Wie verschieden",
     variationHelp:
       "Mischt anderes Rauschen in das des Seeds: ein wenig gibt ein Geschwister desselben Bildes.",
     variationSeed: "Seed der Variation",
+    variationSeedHelp:
+      "Die Zahl, aus der das andere Rauschen entsteht. Gleicher Seed und gleiche Stärke geben dasselbe Geschwister; leer gibt jedes Mal ein anderes.",
     special: "Besonderes",
     clipSkip: "CLIP skip",
     clipSkipHelp:
@@ -342,6 +358,9 @@ export const draw = catalogue(
     no: "Nein",
     fromPicture: "Zeichnet aus einem Bild",
     fromPictureHelp: "Festgelegt in Ändern oder durch ein Bild, das hereingezogen wurde.",
+    fromStrength: "Wie viel neu gezeichnet wird",
+    fromStrengthHelp:
+      "Wenig bewahrt das Bild, von dem es ausgeht, viel nur seine Farben. Bei 1 bleibt fast nichts davon.",
     withMask: "mit Maske",
     withControls: (count) => `mit ${count} Steuerbild${count === 1 ? "" : "ern"}`,
     remove: "Entfernen",
@@ -409,6 +428,7 @@ export const draw = catalogue(
     largerWhat: "Größer: in doppelter Größe gezeichnet",
     like: "Mehr davon",
     change: "Ändern",
+    ai: "KI",
     changeWhat: "Ändern: malen, erweitern, sagen, was anders sein soll",
     download: "Herunterladen",
     actions: (at) => `Bild ${at}`,

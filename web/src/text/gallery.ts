@@ -130,8 +130,6 @@ export const gallery = catalogue(
     environment: "Made with",
     everything: "All settings",
     from: "Drawn from",
-    width: "Width",
-    height: "Height",
 
     // Two pictures.
     compareTitle: "Two pictures",
@@ -143,7 +141,6 @@ export const gallery = catalogue(
     boundary: "Where the pictures meet",
     differences: "What differs",
     same: "Their settings are the same.",
-    numberOfSeed: "Picture number",
     ofOneJob: "One job drew both from one seed. Each picture has its own noise.",
     ofOneSeed: "Both come from one seed. Each picture has its own noise.",
     setting: "Setting",
@@ -299,8 +296,6 @@ export const gallery = catalogue(
     environment: "Womit es gemacht ist",
     everything: "Alle Einstellungen",
     from: "Gezeichnet aus",
-    width: "Breite",
-    height: "Höhe",
 
     compareTitle: "Zwei Bilder",
     slider: "Regler",
@@ -311,7 +306,6 @@ export const gallery = catalogue(
     boundary: "Wo die Bilder sich treffen",
     differences: "Was sich unterscheidet",
     same: "Ihre Einstellungen sind gleich.",
-    numberOfSeed: "Nummer des Bildes",
     ofOneJob: "Ein Auftrag hat beide aus einem Seed gezeichnet. Jedes Bild hat sein eigenes Rauschen.",
     ofOneSeed: "Beide kommen aus einem Seed. Jedes Bild hat sein eigenes Rauschen.",
     setting: "Einstellung",

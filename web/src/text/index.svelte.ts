@@ -47,6 +47,10 @@ export function catalogue<T extends Record<string, Entry>>(en: T, de: Plain<T>):
   return new Proxy(en, { get: (_, name) => Reflect.get(all[current], name) as unknown }) as Plain<T>;
 }
 
+/** What a language is called in that of the page. */
+export const languageName = ({ code, name }: { code: string; name: string }): string =>
+  new Intl.DisplayNames(language.locale, { type: "language", fallback: "none" }).of(code) ?? name;
+
 /** A number as the language writes it. */
 export const number = (value: number, digits = 0): string =>
   value.toLocaleString(language.locale, { maximumFractionDigits: digits });

@@ -128,7 +128,7 @@ export const models = catalogue(
     unfit: (family: string) => `Passt zu Modellen der Familie ${family}`,
     defaults: "Zeichnet von sich aus",
     defaultsOf: (size: string, steps: number, guidance: string) =>
-      `${size}, ${steps} Schritte, Guidance ${guidance}`,
+      `${size}, ${steps} Schritte, Führung ${guidance}`,
     failed: "Die Modelle konnten nicht gelesen werden",
     again: "Noch einmal",
     more: "Mehr zeigen",
@@ -148,6 +148,7 @@ export const importing = catalogue(
     took: (name: string, what: string, family: string | null) =>
       family ? `${name} is ${what} for ${family}` : `${name} is ${what}`,
     known: (name: string) => `${name} was in the library already`,
+    nameTaken: "The library has another file of this name. Give yours another name, and drop it again.",
     failed: (name: string) => `${name} was not taken in`,
     show: "Show it",
     draw: "Draw with it",
@@ -171,6 +172,8 @@ export const importing = catalogue(
     took: (name: string, what: string, family: string | null) =>
       family ? `${name} ist ${what} für ${family}` : `${name} ist ${what}`,
     known: (name: string) => `${name} war schon in der Bibliothek`,
+    nameTaken:
+      "In der Bibliothek ist eine andere Datei dieses Namens. Geben Sie Ihrer einen anderen, und ziehen Sie sie noch einmal herein.",
     failed: (name: string) => `${name} wurde nicht übernommen`,
     show: "Zeigen",
     draw: "Damit zeichnen",
@@ -288,7 +291,7 @@ export const grids = catalogue(
     made: "Bisherige Raster",
     none: "Noch kein Raster",
     noneWhat:
-      "Zum Beispiel Schritte 4, 8, 20 in den Spalten und Guidance 1-7 (+2) in den Zeilen: zwölf Bilder, die zeigen, was beide tun.",
+      "Zum Beispiel Schritte 4, 8, 20 in den Spalten und Führung 1-7 (+2) in den Zeilen: zwölf Bilder, die zeigen, was beide tun.",
     example: "Dieses Beispiel eintragen",
     back: "Alle Raster",
     done: (n: number, all: number) => `${n} von ${all} gezeichnet`,
@@ -334,7 +337,7 @@ export const settingNames = catalogue(
   },
   {
     steps: "Schritte",
-    guidance: "Guidance",
+    guidance: "Führung",
     prompt: "Wörter des Prompts",
     seed: "Seed",
     sampler: "Sampler",

@@ -3,18 +3,17 @@
 Names of files go out, and never where they lie.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
+from gesso.api.cards import file_hash
 from gesso.api.preprocessors import Slider, modules
 from gesso.diffusion.sampler_table import SAMPLERS
 from gesso.diffusion.schedule_table import SCHEDULES
 from gesso.errors import one_line, short
 from gesso.frontends.styles import Style
-from gesso.library.entry import BUILTIN, LibraryEntry
+from gesso.library.entry import LibraryEntry
 from gesso.request.checks import nearest
 from gesso.request.hires import A1111_NAMES, LATENT_UPSCALERS, a1111_name
 from gesso.surfaces.a1111.controlnet import CONTROL_TYPES, MAX_UNITS
@@ -25,22 +24,6 @@ MAX_TEXT = 500
 _SCHEDULE_NAMES = {"ddim_uniform": "ddim"}
 _EXTENSION = re.compile(r"\.(safetensors|sft|ckpt|pt|pth|bin)$")
 _TITLE_HASH = re.compile(r"\s*\[[0-9a-fA-F]+\]\s*$")
-
-
-def file_hash(entry: LibraryEntry) -> str | None:
-    """The SHA-256 of a model: as the library knows it; of what is built in, counted now."""
-    file = entry.files[0] if entry.files else None
-    if file is None:
-        return None
-    if file.sha256 is None and entry.origin == BUILTIN:
-        return _sha256(str(file.path), file.mtime_ns)
-    return file.sha256
-
-
-@lru_cache(maxsize=16)
-def _sha256(path: str, mtime_ns: int) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def title(entry: LibraryEntry) -> str:

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gesso.api.bodies import json_object
+from gesso.api.cards import file_hash
 from gesso.api.checking import facts_of
 from gesso.api.context import Call, Calling
 from gesso.api.problems import HttpError, JsonAnswer
@@ -288,7 +289,7 @@ def _options(call: Call) -> OptionStore:
 
 def _shown(call: Call, held: Mapping[str, Any]) -> dict[str, Any]:
     entry = listing.find_model(held.get(MODEL, DEFAULT_MODEL), call.context.checker.models())
-    return shown_options(held, listing.title(entry), listing.file_hash(entry))
+    return shown_options(held, listing.title(entry), file_hash(entry))
 
 
 # ---- what there is ---------------------------------------------------------------------------------------------------
