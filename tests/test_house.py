@@ -161,7 +161,11 @@ def test_tracked_text_names_no_machine():
     found = []
     for name in tracked.stdout.split("\0"):
         path = ROOT / name
-        if not path.is_file() or path.suffix in {".png", ".webp", ".gz", ".safetensors", ".npz"} or path == Path(__file__):
+        if (
+            not path.is_file()
+            or path.suffix in {".png", ".webp", ".gz", ".safetensors", ".npz"}
+            or path == Path(__file__)
+        ):
             continue
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if pattern.search(line):

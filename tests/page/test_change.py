@@ -343,6 +343,7 @@ def test_two_tabs_on_one_picture_lose_nothing(change: Any, tabs: Any, picture: s
         assert np.array_equal(painted(tab), mask)
     first.open("change")
     begun = first.page.get_by_role("region", name="What you were changing").get_by_role("link")
+    begun.nth(1).wait_for()
     assert begun.count() == 2
     # The last stroke is there, however soon the picture is left.
     begun.last.click()
