@@ -76,6 +76,8 @@ def gesso_step(size: int) -> Callable[[], float]:
     latents = {(0, False): Encoded(mean, torch.full_like(mean, 0.1), None)}
     learner = make_learner(parts.networks, [parts.tokenizer] * 2, settings, generator_for(0, 1))
     task = TuningTask(parts, learner, [picture], latents, objective_of(settings, parts), batch_size=1, seed=0)
+    task.put_text_away()  # as a run does that draws nothing, and on a CPU it draws nothing unless it is asked to
+    parts.vae.to("meta")
     groups = task.parameter_groups(1e-4)
     plan = Plan(
         batch_size=1, total_samples=1, learning_rate=1e-4, warmup_samples=0, decay_share=0.0, ema_decay=0.0,

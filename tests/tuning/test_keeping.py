@@ -2,6 +2,8 @@
 
 import copy
 from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from gesso.tuning import task as tuning_task
+from gesso.tuning.captions import CaptionRules
+from gesso.tuning.dataset import Subset
 from gesso.tuning.keeping import keeping_less
 from gesso.tuning.settings import TuningSettings
 from tiny_sd import TINY_SD, tiny_parts
@@ -81,3 +85,22 @@ def test_without_gradients_it_has_no_part() -> None:
     norm = nn.GroupNorm(4, 8)
     with torch.no_grad(), keeping_less():
         assert not hasattr(norm(torch.randn(1, 8, 4, 4)), "normalised")
+
+
+@pytest.mark.parametrize("kind", ["lora", "convolutions and text"])
+def test_text_encoders_that_are_put_away_have_said_all_that_steps_ask(kind: str) -> None:
+    settings = replace(KINDS[kind], caption_dropout=0.5, trigger="red dog", preserve="cat")
+    pictures = found(["a red dog", "two red dogs"], bucket=(128, 128))
+    losses: list[list[float]] = []
+    for away in (False, True):
+        task = made_task(copy.deepcopy(tiny_parts(TINY_SD)), pictures, settings, held=[1])
+        assert away is False or task.put_text_away() is (kind == "lora")
+        losses.append([task.loss(step, 2, 0)[0].item() for step in range(6)] + list(task.report({}).values()))
+        assert next(task.parts.text.parameters()).is_meta is (away and kind == "lora")
+    assert losses[0] == losses[1]
+
+
+def test_they_stay_where_captions_are_shuffled() -> None:
+    rules = Subset(where=Path("x"), captions=CaptionRules(shuffle=True))
+    task = made_task(copy.deepcopy(tiny_parts(TINY_SD)), found(["a, b, c"], subset=rules), KINDS["lora"])
+    assert not task.put_text_away() and not next(task.parts.text.parameters()).is_meta

@@ -11,6 +11,7 @@ from gesso.families.parts import ModelParts
 from gesso.nn.embedding import sinusoid
 from gesso.text.chunks import EmbeddingToken
 from gesso.text.prompt import WeightedText
+from gesso.tuning.learners import text_networks
 from gesso.tuning.survey import Found
 
 MAX_KEPT = 1024  # captions whose encoding is kept
@@ -57,6 +58,16 @@ class Conditions:
             if len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
         return encoded
+
+    def put_away(self, captions: Sequence[str]) -> None:
+        """Encode all captions that will be asked for, and give back what the text encoders take: nothing else is known.
+
+        The text encoders must not learn, and captions be no more than are kept.
+        """
+        for caption in captions:
+            self._encoded(caption)
+        for network in text_networks(self.parts.networks).values():
+            network.to("meta")
 
     def _encode(self, caption: str) -> tuple[Tensor, Tensor | None]:
         family = self.parts.family

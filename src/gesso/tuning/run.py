@@ -318,6 +318,9 @@ class TuningRun:
             hints=self._shown_hints() if self.settings.kind == "controlnet" and group.rank == 0 else (),
             fields=STUDENT if self.settings.kind == "distil" else {},
         )
+        if not (prompts or self.settings.judge_samples or self.settings.copy_samples):  # nothing is drawn
+            task.put_text_away()
+            parts.vae.to("meta")
         every, steps = self.settings.report_every or 1, self.settings.steps or 1
         board = TensorBoard(self.folder / "tensorboard") if self.settings.tensorboard and group.rank == 0 else None
 

@@ -21,7 +21,7 @@ from gesso.training.group import Group
 from gesso.training.sharding import is_parted
 from gesso.training.task import Enter, Figures, generator_for
 from gesso.tuning.captions import trigger_pattern
-from gesso.tuning.conditions import Conditions, sizes_of
+from gesso.tuning.conditions import MAX_KEPT, Conditions, sizes_of
 from gesso.tuning.keeping import keeping_less
 from gesso.tuning.latents import Encoded
 from gesso.tuning.learners import Learner, LoraLearner
@@ -185,6 +185,22 @@ class TuningTask:
             place = rng.choice(self.batches.reg)
         one = self.found[place]
         return one.subset.captions.at_random(one.example.caption, rng)
+
+    def put_text_away(self) -> bool:
+        """Give back the memory of the text encoders, if steps and reports ask for captions that are all known now.
+
+        From then on nothing else can be encoded, so no pictures can be drawn. -> whether it was done
+        """
+        rules = [one.subset.captions for one in self.found]
+        if self.learner.trains_text or any(one.shuffle or one.tag_dropout for one in rules):
+            return False
+        captions = {one.subset.captions.whole(one.example.caption) for one in self.found} | {""}
+        if self.preserved is not None:
+            captions |= {_in_place(caption, *self.preserved) for caption in captions}
+        if len(captions) > MAX_KEPT:
+            return False
+        self.conditions.put_away(sorted(captions))
+        return True
 
     def draw_more(self, count: int, generator: torch.Generator) -> Mapping[str, Tensor]:
         """What else is random in a step: a row for each picture, for `errors`."""
