@@ -4,6 +4,7 @@ import ast
 import copy
 import json
 import pickle
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -178,3 +179,11 @@ def test_a_notice_is_its_text() -> None:
     for each in (copy.deepcopy(notice), pickle.loads(pickle.dumps(notice)), notice.reworded("other")):
         assert (each.code, each.field, each.data) == ("mask_stretched", "mask", {"width": 3})
     assert notice.reworded("other") == "other"
+
+
+def test_the_page_has_words_for_every_code_in_its_other_languages() -> None:
+    text = (ROOT / "web/src/text/codes.ts").read_text(encoding="utf-8")
+    languages = re.findall(r"^  (\w\w): \{\n(.*?)^  \},", text, re.MULTILINE | re.DOTALL)
+    assert [name for name, _ in languages] == ["de"]
+    for _, rows in languages:
+        assert set(re.findall(r'^    (\w+):\s+"', rows, re.MULTILINE)) == set(codes.ERRORS)

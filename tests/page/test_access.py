@@ -122,6 +122,14 @@ def test_the_page_is_german_for_germans(house: PageServer, full: dict[str, str],
     assert len(fields) > 20 and not labels & {one["title"] for one in fields}
     tab.field("VAE-Kodierung").select_option("mean")
     tab.page.get_by_text("den Mittelwert seiner Verteilung").wait_for()
+    # An error of the server: what its code means, before what was found.
+    tab.allow("400 POST")
+    tab.page.get_by_role("spinbutton", name="Breite", exact=True).fill("4096")
+    tab.page.get_by_role("spinbutton", name="Höhe", exact=True).fill("4096")
+    tab.page.get_by_role("spinbutton", name="Bilder", exact=True).fill("64")
+    tab.field("Prompt").fill("a red car")
+    tab.page.keyboard.press("Control+Enter")
+    tab.page.get_by_role("alert").get_by_text("Eine Einstellung hat einen ungültigen Wert (").first.wait_for()
 
 
 def test_a_view_that_is_left_never_takes_the_next_ones_address(

@@ -1,3 +1,4 @@
+import { inWords } from "../text/codes";
 import { shell } from "../text/shell";
 import type { components } from "./schema";
 
@@ -17,9 +18,10 @@ export class Problem extends Error {
     super(detail.detail ?? detail.title ?? "");
     this.name = "Problem";
     this.title = detail.title ?? "";
-    this.detail = detail.detail ?? "";
     this.code = detail.code ?? "error";
     this.status = detail.status ?? 0;
+    // Without a status it is the page that speaks, and in the user's language.
+    this.detail = this.status ? inWords(detail.code, detail.detail ?? "") : (detail.detail ?? "");
     this.field = detail.field ?? null;
     this.data = detail.data ?? {};
     this.request = request;

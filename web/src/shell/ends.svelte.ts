@@ -1,6 +1,7 @@
 // How jobs end, wherever the user is: the title shows how far they are, a failure is told with its reason, and whoever
 // asked for it is notified while the page is in the background.
 
+import { inWords } from "../text/codes";
 import { untrack } from "svelte";
 import { isFinal, jobs } from "../state/jobs.svelte";
 import { tellError } from "../state/notices.svelte";
@@ -43,7 +44,11 @@ export function watchEnds(): void {
           keep(TOLD, JSON.stringify([...told].slice(-200)));
           const error = job.error;
           const problem = new Problem(
-            { detail: error?.message, code: error?.code, field: error?.field },
+            {
+              detail: error ? inWords(error.code, error.message) : "",
+              code: error?.code,
+              field: error?.field,
+            },
             job.id,
           );
           tellError(draw.failed(short(job.request.prompt)), problem, {
