@@ -188,6 +188,7 @@ class _Fused(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func is F.scaled_dot_product_attention and torch.is_grad_enabled():
+            assert not any((kwargs or {}).values()), "a mask, which no network that learns pictures has"
             return _FusedAttention.apply(*args)  # type: ignore[no-untyped-call]
         return func(*args, **dict(kwargs or {}))
 
