@@ -54,7 +54,9 @@ def test_who_waits_long_enough_gets_the_job_as_it_is(made: Context) -> None:
             ]
             while len(made.store.list_jobs().jobs) < 8:
                 time.sleep(0.01)
-            refused = asking.post("/v1/jobs", json=tiny(), headers={"Prefer": "wait=60"})
+            # A job is in the queue a moment before its client counts as one who waits.
+            while (refused := asking.post("/v1/jobs", json=tiny(), headers={"Prefer": "wait=1"})).status_code == 202:
+                assert time.monotonic() - begin < 30
             problem(refused, 503, "overloaded")  # as many wait as there may be streams
             for one in made.store.list_jobs().jobs:
                 made.store.cancel(one.id)
