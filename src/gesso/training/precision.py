@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from gesso.training.mixed import mixed_on_cpu
 from gesso.training.task import Enter, Task
 
 TrainingPrecision = Literal["float32", "bfloat16"]
@@ -19,6 +20,8 @@ def context_of(precision: TrainingPrecision, device: torch.device) -> Enter:
     """What a task enters around its networks."""
     if precision == "float32":
         return nullcontext
+    if device.type == "cpu":
+        return mixed_on_cpu
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
 
 

@@ -18,6 +18,7 @@ from torch.nn.grad import conv2d_input
 from torch.overrides import TorchFunctionMode
 
 from gesso.nn.attention import gated
+from gesso.training.mixed import is_mixed, mixed_on_cpu
 
 
 def keeping_less(wanted: bool = True) -> AbstractContextManager[object]:
@@ -85,6 +86,8 @@ _TAKEN: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
 
 def _autocast(x: Tensor) -> AbstractContextManager[object]:
     """What autocast is now, to be entered once more in the backward pass."""
+    if is_mixed():
+        return mixed_on_cpu()
     kind = x.device.type if x.device.type != "meta" else "cpu"
     on, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     return torch.autocast(kind, dtype=dtype, enabled=on)
