@@ -1,5 +1,7 @@
 """Models of a few thousand random numbers, for tests that need a whole model and not a good one."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -72,9 +74,11 @@ def tiny_family(*, upscale: bool = True) -> Family:
     )
 
 
-def save_tiny_mini(path: Path, *, upscale: bool = True, seed: int = 0) -> Path:
+def save_tiny_mini(
+    path: Path, *, upscale: bool = True, seed: int = 0, objects: Mapping[str, tuple[str, ...]] = OBJECTS
+) -> Path:
     """A native file of a random tiny gesso-mini."""
-    family = tiny_family(upscale=upscale)
+    family = replace(tiny_family(upscale=upscale), objects=objects)
     torch.manual_seed(seed)
     networks = {"unet": UNet(family.unet), "text": CLIPTextModel(family.text), "vae": AutoencoderKL(family.vae)}
     if family.upscaler is not None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from gesso.cli import tune
 from gesso.cli.main import run
+from gesso.runtime.engine import find_model
 from gesso.tuning.settings import TuningSettings
 from tiny_models import save_tiny_mini
 from tuning.made import save_folder, save_picture
@@ -210,11 +211,17 @@ def test_dreambooth_draws_its_class_and_needs_to_know_it(place, capsys):
     words = ["photos", "-m", "model.safetensors", "-o", "mine.safetensors", "--cache", "latents", *QUICK[2:]]
     assert run(["train", "dreambooth", *words]) == 2
     assert "--trigger is missing: DreamBooth needs it" in capsys.readouterr().err
-    assert run(["train", "dreambooth", *words, "--trigger", "red cat"]) == 2
+    save_tiny_mini(place / "unknown.safetensors", objects={})
+    unknown = [*words, "-m", "unknown.safetensors", "--trigger", "red cat"]
+    assert run(["train", "dreambooth", *unknown]) == 2
     assert "--class-prompt or --reg is missing" in capsys.readouterr().err
     alone = ["photos", "-o", "word.safetensors", "--cache", "latents", "--trigger", "zorp", "--explain"]
     assert run(["train", "dreambooth", *alone]) == 0
-    assert "64 pictures of things that the model knows are drawn into word.training/class" in capsys.readouterr().err
+    drawn = "64 pictures of things that the model knows are drawn into word.training/class"
+    assert drawn in capsys.readouterr().err
+    shutil.copy(find_model("gesso-mini"), "copy.safetensors")
+    assert run(["train", "dreambooth", *alone, "-m", "copy.safetensors"]) == 0  # the same model by its path
+    assert drawn in capsys.readouterr().err
     given = [*words, "--trigger", "red cat", "--class-prompt", "a cat", "--class-pictures", "2", "--no-samples"]
     assert run(["train", "dreambooth", *given, "--explain"]) == 0
     assert "2 pictures of 'a cat' are drawn into mine.training/class" in capsys.readouterr().err

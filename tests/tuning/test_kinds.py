@@ -313,6 +313,7 @@ def test_what_a_model_knows_is_asked_in_many_ways() -> None:
     assert sum(any(f" {word} " in text for word in ("left", "right", "above", "below")) for text in prompts) > 3
     assert sum("background" in text for text in prompts) > 8
     assert not any("cat" in text for text in known_prompts(names, 64, 0, lambda text: "cat" not in text))
+    assert len(known_prompts(names[:2], 8, 0)) == 8  # as few as there can be
 
 
 def test_settings_of_a_kind_are_read_again(root: Path, tmp_path: Path) -> None:

@@ -339,12 +339,24 @@ def dreambooth(**given: Any) -> None:
         gesso generate "a sks dog on a beach" -m my.safetensors
     """
     if given.get("settings") is None:
-        draws_others = given.get("model") in (None, "gesso-mini")  # it says which objects it knows
-        for field, instead in (("trigger", ""), *(() if draws_others else (("class_prompt", "reg"),))):
-            if not given.get(field) and not given.get(instead):
-                option = _OPTIONS[field] + (f" or {_OPTIONS[instead]}" if instead else "")
-                raise GessoError(f"{option} is missing: DreamBooth needs it. Without, use train full", code="usage")
+        missing = "" if given.get("trigger") else _OPTIONS["trigger"]
+        if not missing and not given.get("class_prompt") and not given.get("reg") and not _knows_objects(given):
+            missing = f"{_OPTIONS['class_prompt']} or {_OPTIONS['reg']}"
+        if missing:
+            raise GessoError(f"{missing} is missing: DreamBooth needs it. Without, use train full", code="usage")
     _command("full", given)
+
+
+def _knows_objects(given: Mapping[str, Any]) -> bool:
+    """Whether the model says which objects it knows, so that it can draw others than the subject by itself."""
+    from gesso.families.loading import load_parts
+    from gesso.runtime.engine import find_model
+
+    model = given.get("model")
+    if model in (None, "gesso-mini"):
+        return True
+    path = find_model(resolve_model(model, offline=is_offline(given.get("offline", False))))
+    return bool(load_parts(path, dtype=None, check=False).family.objects)
 
 
 def embedding(**given: Any) -> None:
