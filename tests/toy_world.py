@@ -50,6 +50,7 @@ TOY: WorldRecipe = replace(
     text_dim=16,
     text_layers=1,
     text_heads=2,
+    memory_side=4,
     judge_sizes=replace(CPU.judge_sizes, channels=(8, 8, 16, 16), num_blocks=(1, 1, 1, 1), head_channels=16),
     autoencoder=_short(CPU.autoencoder),
     judge=_short(CPU.judge),

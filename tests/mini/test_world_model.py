@@ -13,12 +13,17 @@ from torch import nn
 import toy_world
 from gesso import TextToImageRequest
 from gesso.errors import GessoError
+from gesso.families.encoding import encode_prompt
+from gesso.families.loading import load_parts
+from gesso.mini.drawing_table import encode_drawings
 from gesso.mini.scene_pool import Phase, ScenePictures, ScenePool, phase_at
 from gesso.mini.scene_tasks import steepness
 from gesso.mini.world_model import RECIPES, WorldModel, rehearsal
 from gesso.models.vae import AutoencoderKL
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.runtime.engine import Engine
+from gesso.text.lexicon import Lexicon
+from gesso.text.prompt import WeightedText
 from gesso.training.loop import load_average
 from gesso.world.sampler import BROAD_MIX, FULL_MIX, SceneSampler
 
@@ -57,6 +62,37 @@ def test_every_stage_reports_and_the_model_draws(
     draw = TextToImage(engine, engine.load(path))
     (picture,) = draw(TextToImageRequest(prompt="a cat and a dog", num_steps=2, seed=1))
     assert picture.image.size == (64, 64)
+
+
+def test_a_prompt_brings_the_drawings_of_its_objects(
+    trained: tuple[WorldModel, list[dict[str, float]]], tmp_path: Path
+) -> None:
+    """As in training: behind the text stand the tokens of the table, in the order in which objects are named."""
+    model, _ = trained
+    model.export(tmp_path / "toy.safetensors", {"title": "toy"})
+    parts = load_parts(tmp_path / "toy.safetensors")
+    first, second = (thing.name for thing in toy_world.OBJECTS[:2])
+    text = f"a {first} and a {second}"
+    sizes = {"clip_skip": 1, "width": 64, "height": 64}
+    encoded = encode_prompt(parts, text, **sizes)
+    memory, ids = parts.text.memory, parts.tokenizer.encode([text])
+    assert memory is not None and memory.table.shape == (12, 4, 16, 8) and bool(memory.table.abs().amax() > 0.1)
+    encoding = parts.text(ids)
+    objects, places = Lexicon.of(parts.tokenizer, parts.family.objects).find(ids.numpy(), 3)
+    assert objects.tolist() == [[0, 1, -1]]
+    expected = memory(encoding.last, encoding.pooled, torch.from_numpy(objects), torch.from_numpy(places))
+    assert torch.equal(encoded.context, expected)
+    weighted = encode_prompt(parts, (WeightedText("a "), WeightedText(first, 1.3)), **sizes)
+    assert weighted.context.shape == expected.shape  # one shape for every prompt: they join in one call
+    assert encode_prompt(parts, "", **sizes).context.shape == expected.shape
+
+
+def test_drawings_of_another_shape_are_no_table(tmp_path: Path) -> None:
+    model = toy_world.world_model(tmp_path)
+    config = model.recipe.family(model.tokenizer, toy_world.OBJECTS[:-1], 1.0).text.memory
+    assert config is not None
+    with pytest.raises(ValueError, match="12 objects in 4 looks, 8 numbers a patch; expected"):
+        encode_drawings(AutoencoderKL(toy_world.TOY.vae), model.drawings, config)
 
 
 @pytest.mark.slow

@@ -12,12 +12,14 @@ weights.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gesso.families.base import Family
 from gesso.families.parts import ModelParts
 from gesso.models.clip import CLIPTextModel, TextEncoding
+from gesso.models.object_memory import NONE
 from gesso.nn.embedding import sinusoid
 from gesso.text import emphasis
 from gesso.text.chunks import BACKTRACK, MAX_CHUNKS, ChunkReport, Chunks, EmbeddingToken, chunk
@@ -117,7 +119,7 @@ def encode_prompt(
     if not family.unet.added_dim:
         return PromptEmbeds(context, None, chunks)
     if not family.num_sizes:  # gesso-mini takes the pooled text
-        return PromptEmbeds(context, last.pooled, chunks)
+        return PromptEmbeds(_with_objects(parts, first), last.pooled, chunks)
     if sizes is None:
         score = NEGATIVE_AESTHETIC_SCORE if negative else AESTHETIC_SCORE
         sizes = Sizes(original=(height, width), target=(height, width), aesthetic_score=score)
@@ -280,6 +282,25 @@ def _states(family: Family, model: CLIPTextModel, encoding: TextEncoding, skip: 
         return encoding.last
     hidden = encoding.hidden[max(-layer, -len(encoding.hidden))]
     return model.norm(hidden) if family.text_norm else hidden
+
+
+def _with_objects(parts: ModelParts, tower: _Tower) -> Tensor:
+    """The states, with the drawings of the objects that the text names behind them where the model has such."""
+    memory = parts.text.memory
+    if memory is None:
+        return tower.states
+    slots, length = memory.config.slots, tower.chunks.ids.shape[1]
+    objects, places = parts.lexicon.find(tower.chunks.ids.numpy(), slots)
+    objects_found = torch.full((1, slots), NONE)
+    places_found = torch.zeros(1, slots, dtype=torch.int64)
+    first: dict[int, int] = {}
+    for chunk_number, slot in np.argwhere(objects != NONE):
+        first.setdefault(int(objects[chunk_number, slot]), int(chunk_number * length + places[chunk_number, slot]))
+    for slot, (number, place) in enumerate(list(first.items())[:slots]):
+        objects_found[0, slot], places_found[0, slot] = number, place
+    device = tower.states.device
+    context: Tensor = memory(tower.states, tower.pooled, objects_found.to(device), places_found.to(device))
+    return context
 
 
 def _added(family: Family, tower: _Tower, sizes: Sizes) -> Tensor:

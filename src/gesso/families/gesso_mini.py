@@ -45,12 +45,13 @@ def family_from_config(config: Mapping[str, Any], where: str | Path) -> Family:
         refuse(f"the default sampler {shorten(family.defaults.sampler)!r} is unknown; update gesso")
     if family.defaults.schedule not in SCHEDULES:
         refuse(f"the default schedule {shorten(family.defaults.schedule)!r} is unknown; update gesso")
-    unet, vae, text = family.unet, family.vae, family.text
+    unet, vae, text, rows = family.unet, family.vae, family.text, len(objects)
     agreements = {
         "unet.context_dim and text.dim": (unet.context_dim, text.dim),
         "unet.in_channels and vae.latent_channels": (unet.in_channels, vae.latent_channels),
         "unet.out_channels and vae.latent_channels": (unet.out_channels, vae.latent_channels),
         "unet.added_dim and text.dim": (unet.added_dim or text.dim, text.dim),
+        "text.memory.objects and the number of objects": (text.memory.objects if text.memory else rows, rows),
         "the numbers of unet.attention and unet.channels": (len(unet.attention), len(unet.channels)),
         "the numbers of unet.num_heads and unet.channels": (len(unet.num_heads), len(unet.channels)),
         "layout and gesso-mini's": (family.layout, "sd1"),

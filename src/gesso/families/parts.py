@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gesso.models.unet import UNet
 from gesso.models.upscaler import MiniUpscaler
 from gesso.models.vae import AutoencoderKL, VAEConfig
 from gesso.notices import Notice
+from gesso.text.lexicon import Lexicon
 from gesso.text.tokenizer import Tokenizer
 
 
@@ -45,6 +47,11 @@ class ModelParts:
     tokenizer_2: Tokenizer | None = None
     scalars: Mapping[str, Tensor] = field(default_factory=dict)
     notices: tuple[Notice, ...] = ()
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """Finds the family's objects in token ids."""
+        return Lexicon.of(self.tokenizer, self.family.objects)
 
     @property
     def networks(self) -> dict[str, nn.Module]:

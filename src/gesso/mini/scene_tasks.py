@@ -16,6 +16,7 @@ from gesso.mini.scene_pool import ScenePictures, ScenePool
 from gesso.models.clip import CLIPTextModel
 from gesso.models.unet import UNet
 from gesso.models.vae import AutoencoderKL
+from gesso.text.lexicon import Lexicon
 from gesso.training.loop import eager
 from gesso.training.muon import split_groups
 from gesso.training.task import Figures, generator_for
@@ -84,13 +85,15 @@ class SceneDenoisingTask(DenoisingTask):
         *,
         num_things: int,
         report_pictures: int,
+        lexicon: Lexicon | None = None,
     ) -> None:
+        """lexicon: finds the objects of captions, for a text transformer with an object memory"""
         super().__init__(unet, text, pool, schedule, prediction, report_pictures=report_pictures)  # type: ignore[arg-type]
-        self.scenes, self.num_things = pool, num_things
+        self.scenes, self.num_things, self.lexicon = pool, num_things, lexicon
         self._first_shape = [side // pool.vae.config.downscale for side in pool.shapes[0]]
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """Muon for the UNet's inside; AdamW, at half the rate, for its ends and the path of the pooled text.
+        """Muon for the UNet's inside; AdamW, at half the rate, for its ends, the pooled text's path and the memory.
 
         The text transformer keeps AdamW at a quarter: by Muon words came to count later (docs/log.md).
         """
@@ -98,8 +101,27 @@ class SceneDenoisingTask(DenoisingTask):
         assert unet.added_embed is not None
         ends_of_it = [unet.conv_in, unet.conv_out, unet.time_embed, unet.added_embed]
         inside, ends = split_groups(unet, learning_rate, ends_of_it)
-        text = {"params": list(self.text.parameters()), "muon": False}
-        return [inside, ends | {"lr": learning_rate / 2}, text | {"lr": learning_rate / 2 * self.text_rate}]
+        memory = [one for one in self.text.memory.parameters() if one.requires_grad] if self.text.memory else []
+        others = {id(one) for one in (self.text.memory.parameters() if self.text.memory else ())}
+        text = {"params": [one for one in self.text.parameters() if id(one) not in others], "muon": False}
+        ends = ends | {"params": [*ends["params"], *memory], "lr": learning_rate / 2}
+        return [inside, ends, text | {"lr": learning_rate / 2 * self.text_rate}]
+
+    def errors(self, latents: Tensor, eps: Tensor, times: Tensor, ids: Tensor) -> Tensor:
+        """As in `DenoisingTask`, with the drawings of the objects behind the text."""
+        memory = self.text.memory
+        if memory is None or self.lexicon is None:
+            return super().errors(latents, eps, times, ids)
+        found = self.lexicon.find(ids.cpu().numpy(), memory.config.slots)
+        objects, places = (torch.from_numpy(one).to(ids.device) for one in found)
+
+        def predict(x: Tensor) -> Tensor:
+            encoding = self.text(ids)
+            context = memory(encoding.last, encoding.pooled, objects, places)
+            output: Tensor = self.unet(x, times, context, encoding.pooled)
+            return output
+
+        return self.gaps(latents, eps, times, predict)
 
     def loss(self, step: int, batch_size: int, seed: int) -> tuple[Tensor, Figures]:
         with self.precision():

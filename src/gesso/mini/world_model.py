@@ -20,12 +20,15 @@ from gesso.families.base import Family, FamilyDefaults, ScheduleConfig
 from gesso.families.gesso_mini import config_of
 from gesso.mini.default_model import fast_convolutions
 from gesso.mini.denoising import initialise_text, initialise_unet
+from gesso.mini.drawing_table import ALPHA_CHANNELS, encode_drawings
 from gesso.mini.judging.scene_judge import INPUT_SIZE, JudgeConfig, JudgeTask, SceneJudge
 from gesso.mini.scene_pool import Captions, Phase, ScenePictures, ScenePool, Shape
 from gesso.mini.scene_tasks import SceneAutoencoderTask, SceneDenoisingTask
 from gesso.models.clip import CLIPTextConfig, CLIPTextModel
+from gesso.models.object_memory import MemoryConfig
 from gesso.models.unet import UNet, UNetConfig
 from gesso.models.vae import AutoencoderKL, VAEConfig
+from gesso.text.lexicon import Lexicon
 from gesso.text.tokenizer import Tokenizer, learn_vocabulary
 from gesso.training.loop import Plan, fit, load_average, save_atomically
 from gesso.training.precision import TrainingPrecision
@@ -33,8 +36,9 @@ from gesso.training.task import Task
 from gesso.world.caption import Captioner, all_words
 from gesso.world.compositor import Compositor
 from gesso.world.drawings import Drawings
-from gesso.world.objects import Thing
+from gesso.world.objects import Thing, plural_of
 from gesso.world.sampler import BROAD_MIX, FULL_MIX, LAST_MIX, Mix, SceneSampler, Shapes, shapes_of
+from gesso.world.scene import LOOKS
 
 M = TypeVar("M", bound=nn.Module)
 Stage = Literal["autoencoder", "judge", "denoising"]
@@ -57,6 +61,8 @@ class WorldRecipe:
     text_layers: int
     text_heads: int
     text_length: int
+    memory_side: int | None  # rows and columns of a drawing in the object memory; None: no memory
+    memory_slots: int
     judge_sizes: JudgeConfig  # num_things follows from the objects
     autoencoder: Plan
     judge: Plan
@@ -92,13 +98,30 @@ class WorldRecipe:
                 mlp_dim=4 * self.text_dim,
                 activation="quick_gelu",
                 eos_id=tokenizer.eos,
+                memory=self._memory(len(objects)),
             ),
             prediction="v",
             schedule=ScheduleConfig(beta_start=0.00085, beta_end=0.012, num_timesteps=1000, zero_terminal_snr=True),
             native_size=self.shapes[0][0],
             defaults=self.defaults,
-            objects={thing.name: (*dict.fromkeys((thing.plural, *thing.synonyms)),) for thing in objects},
+            objects={thing.name: _other_names(thing) for thing in objects},
         )
+
+    def _memory(self, objects: int) -> MemoryConfig | None:
+        if self.memory_side is None:
+            return None
+        return MemoryConfig(
+            objects=objects,
+            looks=len(LOOKS),
+            patches=self.memory_side**2,
+            memory_channels=self.vae.latent_channels + ALPHA_CHANNELS,
+            slots=self.memory_slots,
+        )
+
+
+def _other_names(thing: Thing) -> tuple[str, ...]:
+    """What else the object is called, in the singular and in the plural."""
+    return (*dict.fromkeys((thing.plural, *thing.synonyms, *map(plural_of, thing.synonyms))),)
 
 
 _OTHERS: tuple[Shape, ...] = ((192, 320), (320, 192), (320, 320), (384, 192), (192, 384))
@@ -124,6 +147,8 @@ GPU = WorldRecipe(
     text_layers=3,
     text_heads=8,
     text_length=40,
+    memory_side=8,
+    memory_slots=3,
     judge_sizes=JudgeConfig(num_things=0),
     autoencoder=Plan(
         batch_size=64,
@@ -344,6 +369,11 @@ class WorldModel:
         initialise_text(text)
         vae = self._vae_average()
         vae.config = family.vae
+        lexicon = None
+        if text.memory is not None:
+            text.memory.table.data = encode_drawings(vae, self.drawings, text.memory.config)
+            nn.init.constant_(text.memory.look.bias[:1], 2.0)  # the look where no style is named
+            lexicon = Lexicon.of(self.tokenizer, family.objects)
         phases = [
             Phase(int(recipe.broad_share * recipe.expected_samples), self._sampler(BROAD_MIX)),
             Phase(int(recipe.full_share * recipe.expected_samples), self._sampler(FULL_MIX)),
@@ -367,6 +397,7 @@ class WorldModel:
             family.prediction,
             num_things=len(self.objects),
             report_pictures=recipe.report_pictures,
+            lexicon=lexicon,
         )
 
     def _vae_average(self) -> AutoencoderKL:

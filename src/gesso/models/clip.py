@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gesso.models.object_memory import MemoryConfig, ObjectMemory
 from gesso.nn.attention import Attention
 
 Activation = Literal["quick_gelu", "gelu"]  # OpenAI's CLIP: quick_gelu; OpenCLIP: gelu
@@ -29,6 +30,7 @@ class CLIPTextConfig:
     activation: Activation
     eos_id: int  # the pooled vector is read at the first of these
     projection_dim: int | None = None  # width of the space shared with pictures; None: the model has no projection
+    memory: MemoryConfig | None = None  # of gesso-mini; families.encoding puts it behind the text
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -82,6 +84,7 @@ class CLIPTextModel(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
         width = config.projection_dim
         self.projection = nn.Linear(config.dim, width, bias=False) if width else None
+        self.memory = ObjectMemory(config.memory, config.dim) if config.memory else None
 
     def forward(self, ids: Tensor, visible: Tensor | None = None) -> TextEncoding:
         """ids [B, L] int64, L at most `max_length` -> TextEncoding. Raises ValueError for a longer L.
