@@ -149,8 +149,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 # through none of them, neither while they come nor during the tests.
 gc.disable()
 
+# Networks and their graphs are many objects that live for a test. Looked through as often as Python does by itself,
+# they take a sixth of a processor's time. In the quick run, all that a file leaves is looked through once, at its end,
+# and what stays then, such as a library that its tests imported, never again. Slow tests have models of gigabytes:
+# there it is as Python does it.
+THRESHOLDS = 20_000, 20, 100
 
-def pytest_collection_finish() -> None:
+
+def pytest_collection_finish(session: pytest.Session) -> None:
     """The garbage collector begins its work, with what came until now left aside."""
+    if session.config.option.markexpr == "not slow":
+        gc.set_threshold(*THRESHOLDS)
     gc.freeze()
     gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Any:
+    done = yield
+    if gc.get_threshold() == THRESHOLDS and nextitem is not None and nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+    return done

@@ -91,7 +91,7 @@ def test_in_a_single_file(tmp_path: Path) -> None:
     ],
     ids=["channels", "guidance", "guidance-xl"],
 )
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_a_unet_that_takes_more_makes_another_family(tmp_path: Path, base: Family, unet: Family, name: str) -> None:
     """As the distilled UNet of SDXL (lcm-sdxl) is published: a UNet and nothing else."""
     folder = save_tiny_folder(tmp_path / "base", base)

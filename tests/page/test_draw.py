@@ -103,6 +103,7 @@ def test_a_reload_in_the_middle_of_a_job_loses_nothing(server: PageServer, tab: 
     job_at(tab, "canceled")
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_and_comes_back_finishes_what_the_page_shows(server: PageServer, tab: Any) -> None:
     tab.allow("ERR_|net::|50[234] GET")
     tab.open()
@@ -121,6 +122,7 @@ def test_a_server_that_dies_and_comes_back_finishes_what_the_page_shows(server: 
     assert server.api.get(f"/v1/jobs/{job}").json()["attempts"] == 2
 
 
+@pytest.mark.slow
 def test_two_tabs_agree_on_jobs_and_keep_their_own_prompts(server: PageServer, tabs: Any) -> None:
     first = tabs(server)
     first.open()
@@ -335,6 +337,7 @@ def test_prompts_of_before_come_back(server: PageServer, tab: Any) -> None:
     assert sheet.get_by_role("listitem").all_inner_texts() == ["a blue house", "a red car"]
 
 
+@pytest.mark.slow
 def test_what_it_is_going_to_cost_is_said_on_one_line_while_others_are_drawn(server: PageServer, tabs: Any) -> None:
     jobs = [server.submit({**LONG, "num_steps": 900}) for _ in range(2)]  # until all three have been looked at
     for options in ({}, {"viewport": PHONE}, {"locale": "de-DE"}):

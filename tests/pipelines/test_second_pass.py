@@ -278,6 +278,7 @@ def test_own_sigmas_are_those_of_the_first_pass(pipelines: dict[str, TextToImage
     assert draw(pipelines["sd"], HiresPass(), num_steps=None, sigmas=(10.0, 3.0, 1.0, 0.0)).image.size == (128, 128)
 
 
+@pytest.mark.slow
 def test_memory_is_counted_for_the_larger_pass_and_bounded_by_tiles(pipelines: dict[str, TextToImage]):
     def unet(**values: Any) -> int:
         (plan,) = pipelines["sd"].plans(changed(REQUEST, **values)).values()
