@@ -67,15 +67,20 @@ TOGETHER = (
     ("page/test_change.py", "page/test_access.py", "page/test_library.py", "page/test_speed.py"),
 )
 
-# Folders and files that take long for how few tests they have: they start processes, browsers or databases. Workers of
-# pytest-xdist take whole files, and begin with these, so that none of them is left to one worker while others are done.
+# Files that take long for how few tests they have: they draw and train much, or start processes, browsers or databases.
+# Workers of pytest-xdist take whole files, and begin with these, so that none of them is left to one worker while others
+# are done.
 LONG = (
     *(file for files in TOGETHER for file in files),
-    *("tuning/test_run.py", "pipelines/test_threads.py", "cli/test_tune.py", "runtime/test_plan.py"),
-    *("serving/test_worker.py", "serving/test_store.py", "serving/test_upgrade.py", "serving/test_page_routes.py"),
-    *("serving/test_faults.py", "serving/test_watching.py", "serving/test_objects.py", "serving/test_command.py"),
-    *("serving/test_kill.py", "test_examples.py", "test_setup.py", "test_packaging.py", "test_plugins.py"),
-    *("test_site.py", "test_systems.py", "runtime/test_tiling.py", "pipelines/test_refiner.py", "mini/test_tasks.py"),
+    *("pipelines/test_adapters.py", "serving/test_worker.py", "serving/test_command.py", "pipelines/test_controls.py"),
+    *("tuning/test_judging.py", "tuning/test_run.py", "pipelines/test_changing_prompts.py", "tuning/test_task.py"),
+    *("pipelines/test_threads.py", "cli/test_generate_pictures.py", "serving/test_store.py", "library/test_hub.py"),
+    *("test_examples.py", "tuning/test_keeping.py", "tuning/test_diffusers_reads.py", "cli/test_tune.py"),
+    *("cli/test_surroundings.py", "tuning/test_kinds.py", "serving/test_objects.py", "pipelines/test_second_pass.py"),
+    *("serving/test_page_routes.py", "runtime/test_plan_figures.py", "mini/test_few_steps.py", "mini/test_tasks.py"),
+    *("test_plugins.py", "test_packaging.py", "runtime/test_plan.py", "studio/test_studio.py", "tuning/test_parity.py"),
+    *("serving/test_watching.py", "serving/test_faults.py", "serving/test_upgrade.py", "training/test_interrupting.py"),
+    *("training/test_loop.py", "test_setup.py", "test_site.py", "test_systems.py", "pipelines/test_refiner.py"),
 )
 
 

@@ -333,6 +333,7 @@ RUN = [(name, lines) for name, lines in RUN if lines]
         for name, lines in RUN
     ],
 )
+@pytest.mark.sampled(2)
 def test_commands_run(lines, place, capsys):
     for name in sorted(inputs(lines)):
         place(name)

@@ -116,6 +116,7 @@ TOLD = "error: standard output: No space left on device\n"
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize("words", [("--version",), ("prompt", "--help"), ("models", "list"), ("samplers", "--json")])
+@pytest.mark.sampled(2)
 def test_a_full_standard_output_is_told_on_one_line(words):
     with open("/dev/full", "w") as full:
         done = subprocess.run(gesso(*words), stdout=full, stderr=subprocess.PIPE, text=True, check=False)

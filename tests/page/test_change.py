@@ -402,6 +402,7 @@ MOVE = """(stage, places) => {
 }"""
 
 
+@pytest.mark.slow
 def test_many_places_of_one_frame_are_shown_once(tab: Any) -> None:
     tab.open(f"change/asset:{large(tab)}")
     tab.js(COUNT)

@@ -62,6 +62,7 @@ def test_a_newcomer_has_a_picture_within_one_click_and_three_seconds(server: Pag
     assert "AI-generated" in alt and job["request"]["prompt"] in alt
 
 
+@pytest.mark.slow
 def test_ctrl_enter_draws_from_every_field_and_the_focus_stays(server: PageServer, tab: Any) -> None:
     tab.open()
     write(tab, "a green tree", steps=2)
@@ -223,6 +224,7 @@ def test_every_setting_has_its_help(server: PageServer, tab: Any) -> None:
     assert fields.count() > 30 and fields.evaluate_all(lacking) == []
 
 
+@pytest.mark.slow
 def test_the_list_of_completions_goes_when_it_is_drawn_or_left(server: PageServer, tab: Any) -> None:
     tab.open()
     write(tab, "a", steps=2)

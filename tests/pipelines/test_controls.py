@@ -156,7 +156,7 @@ def drawn(pipeline: TextToImage, uses: list[ControlUse], hints: list[Image.Image
         ("SDXL", "two"),
     ],
 )
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(7)
 def test_pictures_beside_diffusers(model: str, case: str, folder: Any, ours: Any) -> None:
     hints = [picture(0, (48, 80) if case == "shape" else (128, 128))]
     names, uses, call = ["edges"], [use(hints[0], weight=0.8)], {"controlnet_conditioning_scale": 0.8}

@@ -108,6 +108,7 @@ def test_the_best_step_becomes_the_file(done, tmp_path):
         done.write(tmp_path / "none.safetensors", step=3)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_checked_once(done, place, monkeypatch):
     """The same command again reads no weights and draws nothing; with other samples, it looks again."""
     before, page = (done.folder / "copies.json").read_bytes(), (done.folder / "report.html").read_text()

@@ -89,6 +89,7 @@ def test_without_gradients_it_has_no_part() -> None:
 
 
 @pytest.mark.parametrize("kind", ["lora", "convolutions and text"])
+@pytest.mark.sampled(2)
 def test_text_encoders_that_are_put_away_have_said_all_that_steps_ask(kind: str) -> None:
     settings = replace(KINDS[kind], caption_dropout=0.5, trigger="red dog", preserve="cat")
     pictures = found(["a red dog", "two red dogs"], bucket=(128, 64))
