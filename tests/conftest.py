@@ -68,8 +68,8 @@ TOGETHER = (
 )
 
 # Files that take long for how few tests they have: they draw and train much, or start processes, browsers or databases.
-# Workers of pytest-xdist take whole files, and begin with these, so that none of them is left to one worker while others
-# are done.
+# Workers of pytest-xdist take whole files, and begin with these, so that none of them is left to one worker while
+# others are done.
 LONG = (
     *(file for files in TOGETHER for file in files),
     *("pipelines/test_adapters.py", "serving/test_worker.py", "serving/test_command.py", "pipelines/test_controls.py"),
