@@ -62,7 +62,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Family], tuple[
 
 @pytest.mark.parametrize("form", ["prefixed", "bare", "folder"])
 @pytest.mark.parametrize("family", [TINY_SD, TINY_SD21, TINY_SDXL], ids=lambda family: family.name)
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 def test_it_takes_the_place_of_the_models(tmp_path: Path, bases: Any, family: Family, form: str) -> None:
     base, whole = bases(family)
     other = unet_file(tmp_path / "unet.safetensors", family, form)

@@ -481,7 +481,7 @@ def test_truncated_files(single_file: Path, tmp_path: Path) -> None:
         ("scheduler/scheduler_config.json", {"beta_start": 0.5}, "beta_start"),
     ],
 )
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 def test_folders_that_do_not_fit(folder: Path, tmp_path: Path, file: str, change: dict[str, Any], message: str) -> None:
     copy = copied(folder, tmp_path)
     config = json.loads((copy / file).read_text())
