@@ -61,10 +61,12 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Files that one worker of pytest-xdist takes one after the other, since they share what is dear to start: the server
-# and the browser of tests/page. Two groups, so that two workers have them.
+# and the browser of tests/page. That worker waits for much, so that the others have its share of the processors.
 TOGETHER = (
-    ("page/test_draw.py", "page/test_know.py", "page/test_safety.py"),
-    ("page/test_change.py", "page/test_access.py", "page/test_library.py", "page/test_speed.py"),
+    (
+        *("page/test_draw.py", "page/test_know.py", "page/test_safety.py"),
+        *("page/test_change.py", "page/test_access.py", "page/test_library.py", "page/test_speed.py"),
+    ),
 )
 
 # Files that take long for how few tests they have: they draw and train much, or start processes, browsers or databases.
