@@ -61,21 +61,28 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Files that one worker of pytest-xdist takes one after the other, since they share what is dear to start: the server
-# and the browser of tests/page. Two groups, so that two workers have them.
+# and the browser of tests/page. That worker waits for much, so that the others have its share of the processors.
 TOGETHER = (
-    ("page/test_draw.py", "page/test_know.py", "page/test_safety.py"),
-    ("page/test_change.py", "page/test_access.py", "page/test_library.py", "page/test_speed.py"),
+    (
+        *("page/test_draw.py", "page/test_know.py", "page/test_safety.py"),
+        *("page/test_change.py", "page/test_access.py", "page/test_library.py", "page/test_speed.py"),
+    ),
 )
 
-# Folders and files that take long for how few tests they have: they start processes, browsers or databases. Workers of
-# pytest-xdist take whole files, and begin with these, so that none of them is left to one worker while others are done.
+# Files that take long for how few tests they have: they draw and train much, or start processes, browsers or databases.
+# Workers of pytest-xdist take whole files, and begin with these, so that none of them is left to one worker while
+# others are done.
 LONG = (
     *(file for files in TOGETHER for file in files),
-    *("tuning/test_run.py", "pipelines/test_threads.py", "cli/test_tune.py", "runtime/test_plan.py"),
-    *("serving/test_worker.py", "serving/test_store.py", "serving/test_upgrade.py", "serving/test_page_routes.py"),
-    *("serving/test_faults.py", "serving/test_watching.py", "serving/test_objects.py", "serving/test_command.py"),
-    *("serving/test_kill.py", "test_examples.py", "test_setup.py", "test_packaging.py", "test_plugins.py"),
-    *("test_site.py", "test_systems.py", "runtime/test_tiling.py", "pipelines/test_refiner.py", "mini/test_tasks.py"),
+    *("pipelines/test_adapters.py", "serving/test_worker.py", "serving/test_command.py", "pipelines/test_controls.py"),
+    *("tuning/test_judging.py", "tuning/test_run.py", "pipelines/test_changing_prompts.py", "tuning/test_task.py"),
+    *("pipelines/test_threads.py", "cli/test_generate_pictures.py", "serving/test_store.py", "library/test_hub.py"),
+    *("test_examples.py", "tuning/test_keeping.py", "tuning/test_diffusers_reads.py", "cli/test_tune.py"),
+    *("cli/test_surroundings.py", "tuning/test_kinds.py", "serving/test_objects.py", "pipelines/test_second_pass.py"),
+    *("serving/test_page_routes.py", "runtime/test_plan_figures.py", "mini/test_few_steps.py", "mini/test_tasks.py"),
+    *("test_plugins.py", "test_packaging.py", "runtime/test_plan.py", "studio/test_studio.py", "tuning/test_parity.py"),
+    *("serving/test_watching.py", "serving/test_faults.py", "serving/test_upgrade.py", "training/test_interrupting.py"),
+    *("training/test_loop.py", "test_setup.py", "test_site.py", "test_systems.py", "pipelines/test_refiner.py"),
 )
 
 
@@ -149,8 +156,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 # through none of them, neither while they come nor during the tests.
 gc.disable()
 
+# Networks and their graphs are many objects that live for a test. Looked through as often as Python does by itself,
+# they take a sixth of a processor's time. In the quick run, all that a file leaves is looked through once, at its end,
+# and what stays then, such as a library that its tests imported, never again. Slow tests have models of gigabytes:
+# there it is as Python does it.
+THRESHOLDS = 20_000, 20, 100
 
-def pytest_collection_finish() -> None:
+
+def pytest_collection_finish(session: pytest.Session) -> None:
     """The garbage collector begins its work, with what came until now left aside."""
+    if session.config.option.markexpr == "not slow":
+        gc.set_threshold(*THRESHOLDS)
     gc.freeze()
     gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Any:
+    done = yield
+    if gc.get_threshold() == THRESHOLDS and nextitem is not None and nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+    return done

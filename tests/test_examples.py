@@ -240,7 +240,15 @@ def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_few_steps")
-@pytest.mark.parametrize("page", PYTHON, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [
+        # The tour of all that Python can do draws more than the other pages together.
+        pytest.param(page, id=name, marks=[pytest.mark.slow] * (name == "docs/python.md"))
+        for page in PYTHON
+        for name in [str(page.relative_to(ROOT))]
+    ],
+)
 def test_python_runs_when_pasted(page, place):
     document = parsed(page)
     for name in FILES:
@@ -325,6 +333,7 @@ RUN = [(name, lines) for name, lines in RUN if lines]
         for name, lines in RUN
     ],
 )
+@pytest.mark.sampled(2)
 def test_commands_run(lines, place, capsys):
     for name in sorted(inputs(lines)):
         place(name)

@@ -209,7 +209,7 @@ def test_a_small_package_is_asked(toy: Path):
         ("pass", "None"),
     ],
 )
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 def test_a_test_that_hangs_or_dies_is_noticed(tmp_path: Path, body: str, problem: str):
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_x.py").write_text(f"def test_x():\n    {body}\n")

@@ -165,6 +165,7 @@ assert run(["replay", "car.png"]) == 2
 """
 
 
+@pytest.mark.slow
 def test_plug_ins_can_be_switched_off(drawn: Path, installed: Path):
     """For a drawing, and for a replay, which says so."""
     command, env = [sys.executable, "-W", "error", "-c", OFF], environment(installed, GESSO_PLUGINS="0")

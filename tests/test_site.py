@@ -40,6 +40,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_from_elsewhere(site):
     """Links may lead out; scripts, styles, fonts and pictures may not come from there."""
     foreign = re.compile(
@@ -57,6 +58,7 @@ def test_nothing_is_fetched_from_elsewhere(site):
     assert styles == []
 
 
+@pytest.mark.slow
 def test_options_in_running_text_are_not_broken_at_their_hyphens(site):
     words = script("site_pages").words_kept_whole
     assert words("<p>a-b <code>--set a-b=<em>c-d</em> x</code></p>") == (
@@ -70,6 +72,7 @@ def test_options_in_running_text_are_not_broken_at_their_hyphens(site):
     assert ".whole" in (site / "site.css").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_reference_has_every_public_name(site):
     anchors = set()
     for page in (site / "reference").glob("*.html"):
@@ -77,6 +80,7 @@ def test_the_reference_has_every_public_name(site):
     assert set(gesso.__all__) - {"__version__"} <= anchors
 
 
+@pytest.mark.slow
 def test_files_outside_docs_are_carried_into_the_site(site):
     start = (site / "index.html").read_text(encoding="utf-8")
     assert 'href="cli.html"' in start

@@ -80,7 +80,7 @@ def same(found: Lora, expected: Lora) -> None:
 
 @pytest.mark.parametrize("family", [TINY_SD, TINY_SD21, TINY_SDXL], ids=lambda family: family.name)
 @pytest.mark.parametrize("rename", [peft, raw_peft, old_a, old_b])
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 def test_spellings_of_diffusers(family, rename, tmp_path: Path) -> None:
     target = target_of(family)
     tensors = attentions(target)
@@ -476,7 +476,7 @@ def target_named(name: str) -> Target:
 
 @pytest.mark.parametrize("spelling", ["kohya", "PEFT"])
 @pytest.mark.parametrize("made", RELEASES)
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_an_adapter_of_each_release_says_what_it_is_made_for_on_every_other(made: str, spelling: str, tmp_path: Path):
     """Also where the names are the same: gesso-mini's are those of SD 1, the refiner's those of SDXL."""
     source = target_named(made)

@@ -443,6 +443,7 @@ def test_the_limits_are_those_that_we_promise() -> None:
     assert limits.wall_seconds == 3600
 
 
+@pytest.mark.slow
 @linux
 def test_a_child_without_memory_says_so(tmp_path: Path) -> None:
     """A scattered tensor of 32 MB is put into order in three times as much, beside what the interpreter takes."""

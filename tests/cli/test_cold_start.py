@@ -52,6 +52,7 @@ def test_a_memory_plan_gets_the_rest_of_torch(tmp_path: Path):
     assert whole == "1"
 
 
+@pytest.mark.slow
 def test_it_is_put_off_and_not_left_out(tmp_path: Path):
     run(
         """

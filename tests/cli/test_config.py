@@ -289,6 +289,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("text", "words"), WRONG, ids=[text for text, _ in WRONG])
+@pytest.mark.sampled(2)
 def test_what_is_wrong_is_told_with_its_place(capsys: pytest.CaptureFixture[str], home: Path, text: str, words: str):
     path = written(home, text)
     code, out, err = said(capsys, "generate", "a cat")

@@ -230,6 +230,7 @@ def test_fast_draws_the_default_model_in_four_steps(capsys: pytest.CaptureFixtur
     assert said(capsys, "replay", "fast.png", "-q")[:2] == (0, "identical\n")
 
 
+@pytest.mark.slow
 def test_fast_with_a_style_and_what_it_already_says(capsys: pytest.CaptureFixture[str]):
     more = ("--lora", "comic:0.5", "--steps", "4", "--set", "lora_mode=run")
     assert said(capsys, *SMALL, "--fast", *more, "-o", "styled.png")[0] == 0

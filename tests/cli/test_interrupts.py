@@ -97,6 +97,7 @@ EVERY = [pytest.param(n / 50, marks=pytest.mark.slow) for n in range(100) if n /
 
 
 @pytest.mark.parametrize("seconds", [*MOMENTS, *EVERY])
+@pytest.mark.sampled(2)
 def test_ctrl_c_while_it_starts(seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     code, errors = interrupted(seconds, "generate", "cat", "--steps", "2", "-q")

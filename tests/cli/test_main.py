@@ -330,6 +330,7 @@ def test_every_row_of_the_table_can_be_run(capsys: pytest.CaptureFixture[str]):
         assert "Usage: gesso " + row.name in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_any_more_is_no_traceback(model: str):
     command = f"{sys.executable} -m gesso models info {model} | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)

@@ -36,6 +36,7 @@ def test_the_same_picture_again_and_with_one_thing_changed(capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("ending", ["jpg", "webp", "avif"])
+@pytest.mark.sampled(2)
 def test_other_formats_replay(capsys: pytest.CaptureFixture[str], model: str, ending: str):
     assert run(["generate", "a cat", "-m", model, "--steps", "2", "-o", f"a.{ending}", "--quality", "60", "-q"]) == 0
     capsys.readouterr()

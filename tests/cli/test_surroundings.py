@@ -90,6 +90,7 @@ def check_interrupt(command: list[str], folder: Path, after: float) -> bool:
 
 @posix
 @pytest.mark.parametrize("name", ["import", "merge"])
+@pytest.mark.sampled(2)
 def test_an_interrupt_leaves_nothing(commands, tmp_path, name):
     check_interrupt(commands[name], tmp_path, 0.8)
 
@@ -115,6 +116,7 @@ TOLD = "error: standard output: No space left on device\n"
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize("words", [("--version",), ("prompt", "--help"), ("models", "list"), ("samplers", "--json")])
+@pytest.mark.sampled(2)
 def test_a_full_standard_output_is_told_on_one_line(words):
     with open("/dev/full", "w") as full:
         done = subprocess.run(gesso(*words), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -129,7 +131,7 @@ def test_a_full_standard_output_is_told_on_one_line(words):
         "--help",
         "samplers",
         "config --json",
-        "doctor --json",
+        pytest.param("doctor --json", marks=pytest.mark.slow),  # it measures the machine
         "models list --json",
         "models info tiny.safetensors",
         "prompt cat -m tiny.safetensors --json",
@@ -165,6 +167,7 @@ def test_every_command_says_that_standard_output_is_full(words: str, tmp_path, m
     assert [line for line in capsys.readouterr().err.splitlines(keepends=True) if "error" in line] == [TOLD]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_standard_error_stops_no_work(tmp_path):
     model = save_tiny_mini(tmp_path / "tiny.safetensors")
@@ -185,6 +188,7 @@ def shell(line: str) -> list[str]:
 
 @pytest.mark.skipif(os.name != "posix", reason="streams of a POSIX shell")
 @pytest.mark.parametrize("words", ["--version", "--help", "samplers", "models list --json", "config", ""])
+@pytest.mark.sampled(3)
 def test_a_closed_standard_output_is_told_on_one_line(words: str):
     done = subprocess.run(shell(f"$GESSO {words} >&-"), stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, CLOSED)
@@ -358,6 +362,7 @@ def test_what_a_message_repeats_is_short_and_harmless(text, capsys):
         ("evaluate", "composition"),
     ],
 )
+@pytest.mark.sampled(3)
 def test_a_device_that_is_none_is_told(device, words, tmp_path, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     assert run([*words, "--device", device]) == 2

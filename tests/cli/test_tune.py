@@ -35,6 +35,7 @@ def said(capsys, *words, code=0):
     return capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_a_file_to_a_picture(place, capsys):
     words = ("photos", "-m", "model.safetensors", "-o", "my.safetensors", "--cache", "latents", *QUICK)
     explained = said(capsys, *words, "--explain").out

@@ -48,7 +48,7 @@ def first_calls(scheduler, name):
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
 @pytest.mark.parametrize("respaced", [{}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}])
 @pytest.mark.parametrize("name", [*K, *MULTISTEP])
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 def test_sigmas_and_timesteps(name, respaced, spacing):
     """30 steps are a tie in rounding, 15 do not divide 1000. float32 leaves 3e-7 of sigma, and 1e-4 timesteps."""
     for num_steps in (15, 30):

@@ -274,6 +274,7 @@ def control_lora(whole: ControlNet, family: Family, rank: int = 3) -> tuple[dict
 
 
 @pytest.mark.parametrize("family", [TINY_SD, TINY_SDXL], ids=lambda family: family.name)
+@pytest.mark.sampled(2)
 def test_a_control_lora_is_the_unet_with_what_it_adds(family: Family, tmp_path: Path) -> None:
     save_file(theirs(family).state_dict(), tmp_path / "whole.safetensors")
     whole = load_control_network(tmp_path / "whole.safetensors", family).network

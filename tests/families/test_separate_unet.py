@@ -62,7 +62,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Family], tuple[
 
 @pytest.mark.parametrize("form", ["prefixed", "bare", "folder"])
 @pytest.mark.parametrize("family", [TINY_SD, TINY_SD21, TINY_SDXL], ids=lambda family: family.name)
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 def test_it_takes_the_place_of_the_models(tmp_path: Path, bases: Any, family: Family, form: str) -> None:
     base, whole = bases(family)
     other = unet_file(tmp_path / "unet.safetensors", family, form)
@@ -91,7 +91,7 @@ def test_in_a_single_file(tmp_path: Path) -> None:
     ],
     ids=["channels", "guidance", "guidance-xl"],
 )
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_a_unet_that_takes_more_makes_another_family(tmp_path: Path, base: Family, unet: Family, name: str) -> None:
     """As the distilled UNet of SDXL (lcm-sdxl) is published: a UNet and nothing else."""
     folder = save_tiny_folder(tmp_path / "base", base)

@@ -319,6 +319,7 @@ def copied(folder: Path, tmp_path: Path) -> Path:
         ("unet", "act_fn", "relu"),
     ],
 )
+@pytest.mark.sampled(4)
 def test_settings_that_diffusers_writes_out_are_read_and_others_refused(
     folder: Path, tmp_path: Path, part: str, key: str, other: object
 ) -> None:
@@ -480,7 +481,7 @@ def test_truncated_files(single_file: Path, tmp_path: Path) -> None:
         ("scheduler/scheduler_config.json", {"beta_start": 0.5}, "beta_start"),
     ],
 )
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 def test_folders_that_do_not_fit(folder: Path, tmp_path: Path, file: str, change: dict[str, Any], message: str) -> None:
     copy = copied(folder, tmp_path)
     config = json.loads((copy / file).read_text())
@@ -534,6 +535,7 @@ def test_a_failed_save_of_a_folder_leaves_nothing(tmp_path: Path, monkeypatch: p
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_command_line_starts_without_the_compiler(single_file: Path) -> None:
     """Loading on the meta device would import torch's compiler, two seconds of every start, were it not avoided."""
     code = (

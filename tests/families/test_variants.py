@@ -86,7 +86,7 @@ def round_trips(names: Iterable[str]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", round_trips(name for name in NAMES if name != "sdxl-refiner"))
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 def test_single_file_round_trip(name: str, tmp_path: Path) -> None:
     """Of SD 2 with the text layer that nothing reads, its projection, and the temperature of its training."""
     family = TINY_FAMILIES[name]
@@ -104,7 +104,7 @@ def test_single_file_round_trip(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", round_trips(NAMES))
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 def test_folder_round_trip(name: str, tmp_path: Path) -> None:
     """And through a single file in between: from one layout to the other and back."""
     family = TINY_FAMILIES[name]
@@ -122,6 +122,7 @@ def test_folder_round_trip(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sd21", "sdxl"])
+@pytest.mark.sampled(2)
 def test_half_precision_round_trip(name: str, tmp_path: Path) -> None:
     family = TINY_FAMILIES[name]
     save_tiny_file(tmp_path / "full.safetensors", family)

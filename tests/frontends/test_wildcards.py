@@ -155,6 +155,7 @@ def test_explosions_are_refused(text, lists, reason):
         "{" * 99 + "}" * 99,
     ],
 )
+@pytest.mark.sampled(2)
 def test_hostile_texts_are_filled_in_at_once(sign):
     """100 ms are asked for, of which a yardstick is a tenth."""
     text = sign * (MAX_CHARS // len(sign))

@@ -15,6 +15,7 @@ from gesso.checkpoints.errors import ModelFileError
 
 
 @pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.sampled(2)
 def test_ten_thousand_files(name: str) -> None:
     outcome = fuzz(TARGETS[name], 10_000)
     assert outcome.count == 10_000

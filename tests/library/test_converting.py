@@ -33,7 +33,7 @@ def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("family", ROUND_TRIPS, ids=lambda family: family.name)
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 def test_both_layouts_there_and_back_bit_by_bit(tmp_path: Path, family: Family):
     tiny_sd.save_tiny_folder(tmp_path / "first", family)
     done = convert(tmp_path / "first", tmp_path / "one.safetensors", "ldm", date=DATE)

@@ -1302,6 +1302,7 @@ def test_sizes_and_factors_that_cannot_be(number: Any):
 
 
 @pytest.mark.parametrize("made", [doubled, circles, wide, switches, samplers])
+@pytest.mark.sampled(2)
 def test_a_graph_made_to_take_long_does_not(made: Any):
     text = json.dumps(made())
     assert_quick(lambda: from_graph(text), 400)  # a second is about 100; with a square in it, it is minutes

@@ -649,6 +649,7 @@ OLD = {"model_weights": "x", "image": {"prompt": "a"}}
 @pytest.mark.parametrize(
     "stored", [SWARM["sui_image_params"], FOOOCUS, EASY, THINGS, INVOKE, OLD, novelai(v4_prompt={})]
 )
+@pytest.mark.sampled(2)
 def test_odd_values_are_read_or_refused(stored: dict[str, Any]):
     for key in stored:
         for odd in ODD:

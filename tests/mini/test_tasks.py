@@ -54,6 +54,7 @@ def test_all_stages_end_in_a_file_that_loads(made, tmp_path):
 
 
 # Each trains eleven steps.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("made", "stage"),
     [

@@ -101,6 +101,7 @@ def test_the_single_file_has_every_published_name_shape_and_format(file: str) ->
 
 
 @pytest.mark.parametrize("file", SINGLE_FILES)
+@pytest.mark.sampled(2)
 def test_the_published_single_file_loads(file: str) -> None:
     family = FAMILIES[SINGLE_FILES[file][0]]
     networks = whole(family).networks

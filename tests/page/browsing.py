@@ -18,6 +18,7 @@ WITHOUT = (
     *("SpareRendererForSitePerProcess", "PaintHolding", "HttpsUpgrades", "HttpsFirstBalancedModeAutoEnable"),
     *("MediaRouter", "OptimizationHints", "NetworkTimeServiceQuerying", "AvoidUnnecessaryBeforeUnloadCheckSync"),
     *("DestroyProfileOnBrowserClose", "ThirdPartyStoragePartitioning", "AvoidCorsURLLoaderRestartOnRedirect"),
+    *("WebUIOmniboxPopup", "WebUIOmniboxAimPopup"),  # pages of the browser's own, loaded anew for every context
 )
 ARGUMENTS = [
     *("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--force-color-profile=srgb"),

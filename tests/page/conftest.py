@@ -13,12 +13,14 @@ from page.served import PageServer
 HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 BROWSER = pytest.StashKey[tuple[Any, ExitStack]]()
+HOUSE = pytest.StashKey[PageServer]()
 
 
 @pytest.fixture(scope="session")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
+def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
     """A server with the default model, warm: it has drawn a picture. It is shared, so `server` empties it."""
     made = PageServer(tmp_path_factory.mktemp("page"))
+    request.session.stash[HOUSE] = made
     try:
         made.start()
         made.drawn()
@@ -57,10 +59,15 @@ def browser(request: pytest.FixtureRequest) -> Any:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """The browser ends with the tests of this folder: while Playwright's event loop runs, others could start none."""
-    if (nextitem is None or HERE not in nextitem.path.parents) and BROWSER in item.session.stash:
+    """The browser ends with the tests of this folder: while Playwright's event loop runs, others could start none. So
+    does the server, whose processes would look for work until the session ends."""
+    if nextitem is not None and HERE in nextitem.path.parents:
+        return
+    if BROWSER in item.session.stash:
         item.session.stash[BROWSER][1].close()
         del item.session.stash[BROWSER]
+    if HOUSE in item.session.stash:
+        item.session.stash[HOUSE].stop()
 
 
 @pytest.fixture

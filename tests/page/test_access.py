@@ -132,6 +132,7 @@ def test_the_page_is_german_for_germans(house: PageServer, full: dict[str, str],
     tab.page.get_by_role("alert").get_by_text("Eine Einstellung hat einen ungültigen Wert (").first.wait_for()
 
 
+@pytest.mark.slow
 def test_a_view_that_is_left_never_takes_the_next_ones_address(
     house: PageServer, full: dict[str, str], tabs: Any
 ) -> None:

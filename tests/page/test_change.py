@@ -311,6 +311,7 @@ def test_a_reload_loses_nothing(change: Any) -> None:
     change.page.locator(".candidate").wait_for()
 
 
+@pytest.mark.slow
 def test_two_tabs_on_one_picture_lose_nothing(change: Any, tabs: Any, picture: str) -> None:
     first, second = change, tabs(change.server, beside=change)
     second.open(f"change/{picture}")
@@ -359,6 +360,7 @@ def test_two_tabs_on_one_picture_lose_nothing(change: Any, tabs: Any, picture: s
     assert painted(first)[195:200, 122:125].min() == 255
 
 
+@pytest.mark.slow
 def test_everybody_can_use_it(change: Any) -> None:
     stroke(change, (0.45, 0.4), (0.55, 0.6))
     drawn(change, lambda: button(change, "Draw suggestions").click())
@@ -400,6 +402,7 @@ MOVE = """(stage, places) => {
 }"""
 
 
+@pytest.mark.slow
 def test_many_places_of_one_frame_are_shown_once(tab: Any) -> None:
     tab.open(f"change/asset:{large(tab)}")
     tab.js(COUNT)

@@ -62,6 +62,7 @@ def test_a_newcomer_has_a_picture_within_one_click_and_three_seconds(server: Pag
     assert "AI-generated" in alt and job["request"]["prompt"] in alt
 
 
+@pytest.mark.slow
 def test_ctrl_enter_draws_from_every_field_and_the_focus_stays(server: PageServer, tab: Any) -> None:
     tab.open()
     write(tab, "a green tree", steps=2)
@@ -103,6 +104,7 @@ def test_a_reload_in_the_middle_of_a_job_loses_nothing(server: PageServer, tab: 
     job_at(tab, "canceled")
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_and_comes_back_finishes_what_the_page_shows(server: PageServer, tab: Any) -> None:
     tab.allow("ERR_|net::|50[234] GET")
     tab.open()
@@ -121,6 +123,7 @@ def test_a_server_that_dies_and_comes_back_finishes_what_the_page_shows(server: 
     assert server.api.get(f"/v1/jobs/{job}").json()["attempts"] == 2
 
 
+@pytest.mark.slow
 def test_two_tabs_agree_on_jobs_and_keep_their_own_prompts(server: PageServer, tabs: Any) -> None:
     first = tabs(server)
     first.open()
@@ -221,6 +224,7 @@ def test_every_setting_has_its_help(server: PageServer, tab: Any) -> None:
     assert fields.count() > 30 and fields.evaluate_all(lacking) == []
 
 
+@pytest.mark.slow
 def test_the_list_of_completions_goes_when_it_is_drawn_or_left(server: PageServer, tab: Any) -> None:
     tab.open()
     write(tab, "a", steps=2)
@@ -335,6 +339,7 @@ def test_prompts_of_before_come_back(server: PageServer, tab: Any) -> None:
     assert sheet.get_by_role("listitem").all_inner_texts() == ["a blue house", "a red car"]
 
 
+@pytest.mark.slow
 def test_what_it_is_going_to_cost_is_said_on_one_line_while_others_are_drawn(server: PageServer, tabs: Any) -> None:
     jobs = [server.submit({**LONG, "num_steps": 900}) for _ in range(2)]  # until all three have been looked at
     for options in ({}, {"viewport": PHONE}, {"locale": "de-DE"}):

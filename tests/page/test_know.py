@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from page.pictures import embedding
@@ -68,6 +69,7 @@ def test_a_model_file_dropped_anywhere_is_taken_in_as_what_it_is(server: PageSer
     assert "Give yours another name" in refused.inner_text()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_model_is_refused_with_the_reason(server: PageServer, tab: Any) -> None:
     tab.allow("4.. POST")
     tab.open("models")

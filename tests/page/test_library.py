@@ -50,6 +50,7 @@ def test_pictures_stand_in_time_order_and_a_click_opens_and_escape_goes_back(
     tab.shown("library")
 
 
+@pytest.mark.slow
 def test_what_is_copied_in_a_sheet_is_copied_also_without_https(
     server: PageServer, drawn: list[dict[str, Any]], tab: Any
 ) -> None:
@@ -120,6 +121,7 @@ def test_two_pictures_are_compared(server: PageServer, drawn: list[dict[str, Any
     tab.page.get_by_text("Side by side").first.click()
 
 
+@pytest.mark.slow
 def test_of_two_pictures_of_one_job_it_is_said_what_differs(server: PageServer, tab: Any) -> None:
     job = server.drawn({"num_images": 3, "num_steps": 2})
     tab.open(f"picture/{job['outputs'][2]['id']}?with={job['outputs'][0]['id']}")

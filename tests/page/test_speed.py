@@ -152,6 +152,7 @@ def flat(large: PageServer, tabs: Any, seconds: float) -> None:
     assert after - before < GROWTH, (before, after)
 
 
+@pytest.mark.slow
 def test_scrolling_leaves_nothing_behind(large: PageServer, tabs: Any) -> None:
     flat(large, tabs, 3)
 

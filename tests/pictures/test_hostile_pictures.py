@@ -82,6 +82,7 @@ def test_small_and_narrow_pictures_are_read(tmp_path: Path, size: tuple[int, int
 
 
 @pytest.mark.parametrize("container", FORMATS)
+@pytest.mark.sampled(2)
 def test_a_cut_file_is_refused_or_whole(tmp_path: Path, container: str):
     """Some decoders do without the last bytes, which hold no pixels."""
     data = encoded(picture(), container)

@@ -143,6 +143,7 @@ def test_several_at_once_in_any_order(pipeline: TextToImage):
 
 
 @pytest.mark.parametrize("prompt", ["a cat <lora:style:0.5>", "a cat <lora:style:0.8@0,0.1@0.5><lora:other:0.2>"])
+@pytest.mark.sampled(2)
 def test_merged_or_at_run_time_makes_no_difference(pipeline: TextToImage, prompt: str):
     request = replace(REQUEST, prompt=prompt)
     run = pipeline.pixels(request)
@@ -230,6 +231,7 @@ def test_nothing_stays_after_an_error_or_a_picture_that_is_given_up(pipeline: Te
         assert torch.equal(pipeline.pixels(REQUEST), plain)
 
 
+@pytest.mark.slow
 def test_requests_that_take_turns_on_one_model_do_not_mix(pipeline: TextToImage):
     first = replace(REQUEST, prompt="a cat <lora:style:0.5>", num_images=2)
     second = replace(REQUEST, prompt="a dog <lora:other:0.5>", num_images=2)
@@ -415,6 +417,7 @@ def test_a_rank_can_be_cut(pipeline: TextToImage, models: dict[str, LoadedModel]
     assert {change.weight.rank for change in lora.changes.values() if change.weight} == {1}
 
 
+@pytest.mark.slow
 def test_a_plan_of_memory_counts_them(folders: dict[str, Path], finder: NamedFiles):
     engine = Engine(
         "cpu", "float32", memory=memory_used(torch.device("cpu")) + 2**31
@@ -499,6 +502,7 @@ def test_a_lora_as_in_diffusers(
 
 
 @pytest.mark.parametrize("name", ["sd", "xl"])
+@pytest.mark.sampled(2)
 def test_a_learned_word_as_in_diffusers(
     name: str, engine: Engine, models: dict[str, LoadedModel], folders: dict[str, Path], finder: NamedFiles
 ):

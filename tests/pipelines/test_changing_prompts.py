@@ -160,6 +160,7 @@ def test_texts_are_encoded_once_each(engine: Engine, models: dict[str, LoadedMod
     assert len({id(told) for _, told in found.moments}) == 2
 
 
+@pytest.mark.slow
 def test_a_constant_prompt_in_the_signs_of_a_schedule_is_the_plain_one(engine: Engine, models: dict[str, LoadedModel]):
     """Bit by bit, whatever the sampler does."""
     for sampler in ("euler", "heun", "dpmpp_2m", "ddim_cfgpp"):

@@ -156,7 +156,7 @@ def drawn(pipeline: TextToImage, uses: list[ControlUse], hints: list[Image.Image
         ("SDXL", "two"),
     ],
 )
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 def test_pictures_beside_diffusers(model: str, case: str, folder: Any, ours: Any) -> None:
     hints = [picture(0, (48, 80) if case == "shape" else (128, 128))]
     names, uses, call = ["edges"], [use(hints[0], weight=0.8)], {"controlnet_conditioning_scale": 0.8}
@@ -199,6 +199,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("model", ["SD 1.5", "SDXL"])
+@pytest.mark.sampled(2)
 def test_adapters_beside_diffusers(model: str, folder: Any, adapters: Any, engine: Engine) -> None:
     hint, path, xl = picture(0, (128, 128)), folder(model), model == "SDXL"
     with warnings.catch_warnings():
@@ -436,6 +437,7 @@ def test_a_network_for_another_model_is_refused_at_once(engine: Engine, tmp_path
         pipeline(replace(REQUEST, controls=(use(hint),)), hints=[hint])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, pytest.param(2, marks=pytest.mark.slow)])  # counts memory, draws four times
 def test_it_works_within_a_limit_of_memory_and_is_counted(folder: Any, ours: Any, rows: int) -> None:
     hint, path = picture(), folder("SD 1.5")
@@ -544,6 +546,7 @@ def test_a_hint_goes_with_the_masked_part_that_is_drawn(ours: Any) -> None:
     assert not torch.equal(found[0], found[2])
 
 
+@pytest.mark.slow
 def test_image_to_image_beside_diffusers(folder: Any, ours: Any) -> None:
     """Shares are of the steps that are run."""
     hint, source, path = picture(0, (128, 128)), picture(3, (128, 128)), folder("SD 1.5")

@@ -221,7 +221,7 @@ def check(row: tuple[str, str, str], found: torch.Tensor, expected: np.ndarray) 
         for model, job, case in RUNS
     ],
 )
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 def test_same_picture_as_diffusers(diffusers: Any, theirs: Any, ours: Any, model: str, job: str, case: Case) -> None:
     pipe = theirs(model, job)
     pipe.scheduler = scheduler(diffusers, pipe, case)

@@ -76,7 +76,7 @@ def within_bounds(run: Callable[[], object]) -> None:
 # Two drawings each: one in three is quick.
 @pytest.mark.parametrize(
     "prompt",
-    [pytest.param(prompt, marks=() if i % 3 == 0 else pytest.mark.slow, id=str(i)) for i, prompt in enumerate(DRAWN)],
+    [pytest.param(prompt, marks=() if i % 6 == 0 else pytest.mark.slow, id=str(i)) for i, prompt in enumerate(DRAWN)],
 )
 def test_strange_prompts_are_drawn(pipeline: TextToImage, prompt: str, tmp_path: Path):
     """And come out of the file as they went in."""
@@ -107,7 +107,7 @@ def test_prompts_beyond_the_limits_are_refused(pipeline: TextToImage, prompt: st
 
 
 @pytest.mark.parametrize("prompt", ANSWERED, ids=range(len(ANSWERED)))
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 def test_the_longest_prompts_are_answered(pipeline: TextToImage, prompt: str):
     def run() -> None:
         with suppress(GessoError):
@@ -128,6 +128,7 @@ def generated(count: int) -> Iterator[str]:
 
 @pytest.mark.parametrize("count", [10, pytest.param(25, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("syntax", ["a1111", "comfyui", "compel", "plain"])
+@pytest.mark.sampled(2)
 def test_generated_prompts_are_drawn_or_refused(pipeline: TextToImage, syntax: str, count: int):
     drawn = 0
     for prompt in generated(count):

@@ -345,6 +345,7 @@ def test_the_network_sees_no_more_than_a_tile_and_memory_is_counted_so(pipelines
     assert peaks[64, 512] - peaks[64, 256] < 20 * latents
 
 
+@pytest.mark.slow
 def test_where_tiles_meet_nothing_is_seen():
     """The shipped model draws a picture again at twice the size: across the edges of tiles neighbours differ as they do
     a few pixels beside, within what the picture itself varies (drawn at once, the same places have up to 1.5)."""

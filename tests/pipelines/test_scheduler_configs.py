@@ -151,7 +151,7 @@ def pair(diffusers: Any, components: dict[str, Any], base: Path, tmp_path: Path)
     ],
     ids=str,
 )
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(12)
 def test_settings_of_a_folder_are_followed(pair: Pair, name: str, config: dict[str, Any]):
     pair.configured(name, config)
     gap = pair.gap(6)
@@ -185,7 +185,7 @@ KARRAS = {"use_karras_sigmas": True}
     ],
     ids=str,
 )
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(11)
 def test_schedulers_go_where_those_of_diffusers_go(pair: Pair, name: str, config: dict[str, Any], num_steps: int):
     pair.configured(name, {"steps_offset": 1} | config)
     assert pair.gap(num_steps) <= CLOSE
@@ -203,7 +203,7 @@ def test_schedulers_go_where_those_of_diffusers_go(pair: Pair, name: str, config
     ],
     ids=str,
 )
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 def test_pndm_averages_velocities_of_a_model_that_predicts_them(pair: Pair, config: dict[str, Any], num_steps: int):
     """Conversions of SD 2.1 are saved with PNDM. The mean of velocities is another slope than the mean of slopes."""
     pair.configured("PNDMScheduler", {"prediction_type": "v_prediction", "steps_offset": 1} | config)
@@ -255,7 +255,7 @@ def test_tcd_takes_an_eta(pipeline: TextToImage):
         ("plms", "PNDMScheduler", {"skip_prk_steps": True}),
     ],
 )
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(9)
 def test_a_spacing_that_the_folder_states_holds_for_other_samplers(
     pair: Pair, name: str, sampler: str, chosen: str, options: dict[str, Any]
 ):
@@ -306,7 +306,7 @@ def test_where_a_run_ends_is_what_the_file_says_or_the_chosen_class_means(
     ],
     ids=str,
 )
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(12)
 def test_settings_go_over_to_a_scheduler_that_has_them(pair: Pair, config: dict[str, Any], sampler: str, chosen: str):
     more = {"set_alpha_to_one": False, "clip_sample": False, "steps_offset": 1}
     pair.configured(DPM, config | more)
@@ -331,7 +331,7 @@ def test_settings_go_over_to_a_scheduler_that_has_them(pair: Pair, config: dict[
     ],
     ids=str,
 )
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 def test_settings_that_gesso_cannot_follow_are_refused_where_they_count(
     pair: Pair, name: str, config: dict[str, Any], words: str
 ):
@@ -505,7 +505,7 @@ def test_other_betas_are_refused_with_the_class(pair: Pair, values: dict[str, An
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 def test_guidance_below_one_is_off_in_diffusers(pair: Pair, scale: float):
     """The habit of Turbo's users is 0."""
     pair.configured("DDIMScheduler", {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False})
@@ -533,7 +533,7 @@ def editing(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[A
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("scale", "image_scale"), [(0.5, 1.5), (5.0, 0.5), (1.0, 1.7), (5.0, 1.0)])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 def test_guidance_below_one_is_off_in_instruct_pix2pix(
     editing: tuple[Any, TextToImage], scale: float, image_scale: float
 ):

@@ -78,7 +78,7 @@ def steps_of(pipeline: TextToImage, hires: HiresPass, **values: Any) -> tuple[Re
 @pytest.mark.parametrize(
     "upscaler", ["latent_bilinear", pytest.param("lanczos", marks=pytest.mark.slow)]
 )  # draws; others below enlarge pictures
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 def test_the_finished_size(pipelines: dict[str, TextToImage], hires: HiresPass, size: tuple[int, int], upscaler: str):
     """Told before anything is drawn, and kept."""
     hires = replace(hires, upscaler=upscaler, strength=0.5)
@@ -236,6 +236,7 @@ def test_a1111_takes_as_many_steps_as_are_asked_for(pipelines: dict[str, TextToI
     assert (back.conventions.timestep_spacing, back.conventions.initial_noise) == ("schedule", "sigma")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("presets", [("gesso",), pytest.param(("gesso", "a1111"), marks=pytest.mark.slow)])
 def test_a_prompt_that_changes_goes_on_through_the_second_pass(
     pipelines: dict[str, TextToImage], presets: tuple[str, ...]
@@ -278,6 +279,7 @@ def test_own_sigmas_are_those_of_the_first_pass(pipelines: dict[str, TextToImage
     assert draw(pipelines["sd"], HiresPass(), num_steps=None, sigmas=(10.0, 3.0, 1.0, 0.0)).image.size == (128, 128)
 
 
+@pytest.mark.slow
 def test_memory_is_counted_for_the_larger_pass_and_bounded_by_tiles(pipelines: dict[str, TextToImage]):
     def unet(**values: Any) -> int:
         (plan,) = pipelines["sd"].plans(changed(REQUEST, **values)).values()

@@ -58,7 +58,7 @@ def test_a_picture_has_its_size_its_seed_and_its_recipe(pipeline: TextToImage):
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral", "dpmpp_2m_sde"])
 @pytest.mark.parametrize("noise", ["philox", "cpu", "nv"])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 def test_a_picture_is_the_same_alone_or_in_a_run(pipeline: TextToImage, sampler: str, noise: str):
     run = draw(pipeline, num_images=3, sampler=sampler, noise=noise)
     assert len(set(pixels(run))) == 3

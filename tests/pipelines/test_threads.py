@@ -349,6 +349,7 @@ def test_one_that_is_cancelled_or_fails_leaves_the_others_alone(draw: TextToImag
         assert np.abs(np.asarray(run.result().image).astype(int) - expected.astype(int)).max() <= 1, name
 
 
+@pytest.mark.slow
 def test_a_batch_that_fails_is_computed_run_by_run(
     draw: TextToImage, unlike_alone: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ):

@@ -454,6 +454,7 @@ print(engine.memory, plan.tile or 0, whole.peak, peak * 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory where Linux shows it")
 @pytest.mark.parametrize(
     ("side", "mib"),

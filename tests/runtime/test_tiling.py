@@ -104,6 +104,7 @@ def test_tiles_that_cannot_be(trained: AutoencoderKL):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (72, 40)])
+@pytest.mark.sampled(2)
 def test_an_upscaler_in_tiles_is_the_whole(size: tuple[int, int]):
     """The shipped one: its rim is as wide as it sees, so only the order of sums differs."""
     upscaler = Engine("cpu", "float32").load().parts.upscaler

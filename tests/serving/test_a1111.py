@@ -805,6 +805,7 @@ def test_webuiapi_draws(web: webuiapi.WebUIApi) -> None:
 
 
 @pytest.mark.parametrize("more", [{}, {"subseed": 12, "subseed_strength": 0.3}])
+@pytest.mark.sampled(2)
 def test_the_text_of_a_picture_draws_it_alone(web: webuiapi.WebUIApi, drawing: str, more: dict[str, Any]) -> None:
     """The second of two; with a variation the seeds of the variation grow, and the others stay."""
     result = web.txt2img(prompt="a red car", n_iter=2, **TINY, **more)

@@ -185,6 +185,7 @@ def test_a_sweep_that_was_killed_loses_nothing(tmp_path: Path, monkeypatch: pyte
     assert store.read(digest) == b"picture"
 
 
+@pytest.mark.slow
 def test_storing_and_sweeping_at_once_loses_nothing(tmp_path: Path) -> None:
     store, stop = BlobStore(tmp_path), threading.Event()
 

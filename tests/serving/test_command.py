@@ -242,6 +242,7 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path, monkeypatch: pytest.Mo
     assert "admin" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_server_imports_no_torch() -> None:
     code = """
 import sys

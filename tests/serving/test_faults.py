@@ -52,6 +52,7 @@ def own_mounts() -> bool:
     return subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not own_mounts(), reason="needs user namespaces, to mount a small disk")
 def test_a_full_disk_refuses_loses_nothing_and_recovers(tmp_path: Path) -> None:
     """On a disk of 3 MB that is really full; see `on_a_small_disk`."""
@@ -196,6 +197,7 @@ def test_a_database_that_stays_locked_is_told_and_recovers(
 # ---- a database that restarts ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restarts", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_postgresql_restarts_under_load(tmp_path: Path, restarts: int) -> None:
     """Clients over HTTP and a worker; the database crashes and comes back. Nothing that was accepted is lost."""

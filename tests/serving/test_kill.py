@@ -298,6 +298,7 @@ def check(place: Place, keys: list[str]) -> None:
     assert files == named
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_when_processes_are_killed(tmp_path: Path, model: str, zygote: str) -> None:
     run(tmp_path, model, kills=50, jobs=100, clients=8, workers=2, zygote=zygote)
 

@@ -196,6 +196,7 @@ def test_the_socket_of_comfyui(front: Front) -> None:
     assert told["type"] == "status" and told["data"]["sid"] == "a"
 
 
+@pytest.mark.slow
 def test_a_picture_from_end_to_end_with_links_to_https(front: Front) -> None:
     with working(front.made), front.client() as asking:
         body = {

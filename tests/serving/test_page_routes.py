@@ -285,7 +285,7 @@ def test_a_model_file_is_taken_into_the_library(made: Context, asking: TestClien
         ("../../x.safetensors", b"x", 400, "invalid_name"),
         ("..%2Fx.safetensors", b"x", 400, "invalid_name"),
         (".hidden.safetensors", b"x", 400, "invalid_name"),
-        ("x.ckpt", b"\x80\x02cos\nsystem\n(S'true'\ntR.", 400, None),
+        pytest.param("x.ckpt", b"\x80\x02cos\nsystem\n(S'true'\ntR.", 400, None, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.sampled(2)

@@ -167,14 +167,14 @@ def test_revisions_are_one_line_that_begins_with_the_first() -> None:
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 def test_a_database_of_every_older_gesso_is_brought_up_to_date(url: str, revision: str) -> None:
     make_old(url, revision)
     check(url)
 
 
 @pytest.mark.parametrize("revision", REVISIONS[:-1])
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 def test_an_upgrade_that_is_cut_off_anywhere_leaves_the_old_database(
     url: str, revision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,7 @@ def test_nothing_is_told_to_whom_nobody_vouches_for(tmp_path: Path, authority: A
 
 
 @pytest.mark.parametrize("wrong", ["name", "date", "version"])
+@pytest.mark.sampled(3)
 def test_nothing_is_told_under_a_wrong_certificate(
     wrong: str, authority: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -521,6 +521,7 @@ def test_a_short_job_passes_a_long_one(place: Place) -> None:
     assert short.status == long.status == JobStatus.SUCCEEDED
 
 
+@pytest.mark.slow
 def test_a_long_job_is_not_passed_for_ever(place: Place) -> None:
     long = place.submit(num_steps=30)
     with place.working():

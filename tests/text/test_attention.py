@@ -103,6 +103,7 @@ def test_no_weight_is_infinite(text):
 
 
 @pytest.mark.parametrize("sign", ["(", "[", ")", "\\", ":", "([", "(a:", "BREAK ", "(:1.1)", " " * 50 + ":", "(a"])
+@pytest.mark.sampled(2)
 def test_reading_takes_linear_time(sign):
     assert_linear(parse_attention, sign)
 

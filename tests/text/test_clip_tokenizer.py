@@ -139,7 +139,7 @@ def test_rows_equal_those_of_transformers_as_pipelines_call_it(clip: Tokenizer, 
 
 @pytest.mark.parametrize("name", ["CLIPTokenizer", "CLIPTokenizerFast"])
 @pytest.mark.parametrize("change", [{}, {"pad_token": "!"}, {"model_max_length": 40}], ids=str)
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 def test_a_folder_that_transformers_saved_is_read_as_it_reads_it(
     files: Path, tmp_path: Path, name: str, change: dict[str, Any]
 ):
@@ -168,6 +168,7 @@ def test_added_words_are_refused_by_name(files: Path, tmp_path: Path, added: lis
     assert "textual inversion" in str(refused.value)
 
 
+@pytest.mark.slow
 def test_every_character_equals_transformers(clip: Tokenizer, oracle: Any):
     """All of the first two planes, and samples of the others: bare in runs, and each between two letters."""
     points = [*range(0xD800), *range(0xE000, 0x20000), *range(0x20000, 0x110000, 97)]
@@ -254,6 +255,7 @@ def test_the_start_of_a_long_text_gives_the_ids_of_the_whole(clip: Tokenizer, pa
 
 
 @pytest.mark.parametrize("unit", ["a", "'", "qzjxkvw ", "e\u0301"])
+@pytest.mark.sampled(4)
 def test_a_million_characters_are_quick(clip: Tokenizer, unit: str):
     """Linear: 0.01 to 1.2 s measured. Quadratic work would take hours; the bound allows a busy CPU."""
     text = unit * (10**6 // len(unit))

@@ -149,6 +149,7 @@ HOSTILE = [
         for j, name in enumerate(DIALECTS)
     ],
 )
+@pytest.mark.sampled(2)
 def test_hostile_prompts_in_every_dialect(text, name):
     """Linear, without recursion, finite. 100 ms are asked for, of which a yardstick is a tenth."""
 

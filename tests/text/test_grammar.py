@@ -213,6 +213,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.sampled(2)
 def test_hostile_prompts_mean_something_at_once(text):
     """Each is read, the same each time; 100 ms are asked for, of which a yardstick is a tenth."""
 

@@ -142,6 +142,7 @@ def test_too_many_schedules():
 
 
 @pytest.mark.parametrize("sign", ["[", "(", "[a:", "[a|", "[[a]:", "]", "|", "\\", "[(])"])
+@pytest.mark.sampled(2)
 def test_reading_takes_linear_time(sign):
     assert_linear(lambda text: parse_schedule(text).plan(3), sign)
 

@@ -183,6 +183,7 @@ def test_every_character_encodes():
 
 
 @pytest.mark.parametrize("unit", HOSTILE)
+@pytest.mark.sampled(2)
 def test_long_texts_are_quick(words: Tokenizer, unit: str):
     """Linear: at most 0.4 s measured on 10^5 characters. The bound allows a busy CPU, not quadratic work."""
     text = unit * (10**5 // len(unit))

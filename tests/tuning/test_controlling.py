@@ -108,6 +108,7 @@ def test_loss_and_gradients_are_those_of_diffusers(family: Any, tmp_path: Path) 
         assert gap < LIMIT * max(float(known[name].norm()), 1e-9 * float(whole)), name
 
 
+@pytest.mark.slow
 def test_it_begins_as_the_model_and_checkpoints_give_the_same_gradients() -> None:
     parts = double(TINY_SD)
     control = make_control(TINY_SD, parts.unet, torch.Generator().manual_seed(1)).double()

@@ -108,6 +108,7 @@ def test_the_best_step_becomes_the_file(done, tmp_path):
         done.write(tmp_path / "none.safetensors", step=3)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_checked_once(done, place, monkeypatch):
     """The same command again reads no weights and draws nothing; with other samples, it looks again."""
     before, page = (done.folder / "copies.json").read_bytes(), (done.folder / "report.html").read_text()
@@ -122,6 +123,7 @@ def test_a_finished_run_is_checked_once(done, place, monkeypatch):
     assert (done.folder / "copies.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_start_is_drawn_once(place, tmp_path, monkeypatch):
     seeds, real = [], Measurer.draw
     monkeypatch.setattr(Measurer, "draw", lambda self, texts, seed: seeds.append(seed) or real(self, texts, seed))
@@ -137,6 +139,7 @@ def test_kept_weights_are_those_of_the_training(done):
         assert all(torch.equal(last[name][key], value) for key, value in weights.items())
 
 
+@pytest.mark.slow
 def test_measuring_changes_no_bit_of_the_training(done, place, tmp_path):
     plain = made(place, tmp_path, samples=False, judge_samples=0)
     assert plain.train()
@@ -188,6 +191,7 @@ def test_what_a_roll_back_left_behind_is_forgotten(place, tmp_path):
     assert kept_steps(run.folder) == [2, 4, 6]
 
 
+@pytest.mark.slow
 def test_old_weights_go_and_the_best_stays(place, tmp_path):
     run = made(place, tmp_path, keep_steps=2, copy_samples=0)
     assert run.train()
@@ -222,6 +226,7 @@ def test_a_full_disk_keeps_what_was_there(place, tmp_path, monkeypatch):
     assert made(place, tmp_path).train() and kept_steps(run.folder) == [2, 4, 6]
 
 
+@pytest.mark.slow
 def test_an_embedding_is_judged_by_the_model_without_it(place, tmp_path):
     values = QUICK | {"kind": "embedding", "trigger": "kitty", "data": str(place / "pictures"), "learning_rate": 0.1}
     values |= {"output": str(tmp_path / "kitty.safetensors"), "steps": 2}

@@ -33,7 +33,7 @@ def learned(settings: TuningSettings, precision: TrainingPrecision) -> tuple[dic
     parts = copy.deepcopy(tiny_parts(TINY_SD))
     for network in parts.networks.values():
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    task = made_task(parts, found(["a cat", "a red dog"], bucket=(128, 128)), settings)
+    task = made_task(parts, found(["a cat", "a red dog"], bucket=(128, 64)), settings)
     task.precision = context_of(precision, torch.device("cpu"))
     kept: dict[int, int] = {}
 
@@ -55,6 +55,7 @@ def learned(settings: TuningSettings, precision: TrainingPrecision) -> tuple[dic
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.sampled(3)
 def test_gradients_are_the_same_bits(kind: str, precision: TrainingPrecision, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixed, "MOST_SCORES", 0)  # attention by products would keep its scores in both
     gradients, kept = learned(KINDS[kind], precision)
@@ -90,9 +91,10 @@ def test_without_gradients_it_has_no_part() -> None:
 
 
 @pytest.mark.parametrize("kind", ["lora", "convolutions and text"])
+@pytest.mark.sampled(2)
 def test_text_encoders_that_are_put_away_have_said_all_that_steps_ask(kind: str) -> None:
     settings = replace(KINDS[kind], caption_dropout=0.5, trigger="red dog", preserve="cat")
-    pictures = found(["a red dog", "two red dogs"], bucket=(128, 128))
+    pictures = found(["a red dog", "two red dogs"], bucket=(128, 64))
     losses: list[list[float]] = []
     for away in (False, True):
         task = made_task(copy.deepcopy(tiny_parts(TINY_SD)), pictures, settings, held=[1])

@@ -89,6 +89,7 @@ def test_a_whole_model_learns_and_is_a_model(model: str, root: Path, tmp_path: P
     assert before.image.tobytes() != after.image.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "embedding"])
 @pytest.mark.sampled(2)
 def test_a_run_that_stops_and_goes_on_ends_with_the_same_bits(kind: str, root: Path, tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_a_lora_carries_the_word_that_it_learned(root: Path, tmp_path: Path) -> 
         ("full", "sd", "teapot", "", []),
     ],
 )
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 def test_a_trigger_that_the_vocabulary_lacks_becomes_a_word(
     kind: str, model: str, trigger: str, learned: str, new: list[str], root: Path, tmp_path: Path
 ) -> None:
@@ -294,7 +295,7 @@ def test_pictures_of_the_class_are_drawn_once(root: Path, tmp_path: Path) -> Non
         ({}, 0),  # a style
     ],
 )
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 def test_beside_a_trigger_the_model_draws_what_it_knows(changes: dict[str, Any], count: int, root: Path) -> None:
     settings = TuningSettings(**({"data": str(root / "pictures")} | changes))
     prompts = class_prompts(settings, root / "mini.safetensors")

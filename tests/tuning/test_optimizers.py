@@ -35,6 +35,7 @@ def made(root: Path, folder: Path, optimizer: str, steps: int = 6) -> TuningRun:
     return TuningRun(settings, root / "model.safetensors", folder, cache=root / "cache")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.sampled(len(OPTIMIZERS))
 def test_it_goes_on_with_the_same_bits(optimizer: str, root: Path, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ QUICK = (
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
 )
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 def test_loss_and_gradients(case: str, tmp_path: Path) -> None:
     family, settings = CASES[case]
     task = made_task(double(family), found(CAPTIONS, bucket=(128, 128)), settings)

@@ -52,6 +52,7 @@ def tensors(value, prefix=""):
 # ---- exact resume ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes that were forked")
 @pytest.mark.parametrize("kills", [1, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_run_that_was_killed_ends_with_the_same_bits(kills, root, tmp_path):
@@ -109,6 +110,7 @@ def test_a_finished_run_can_be_made_longer_and_written_again(root, tmp_path):
         ({"file": "other.safetensors"}, "was begun with another model"),
     ],
 )
+@pytest.mark.sampled(3)
 def test_the_state_of_another_training_is_refused(changes, message, root, tmp_path):
     run = made(root, tmp_path)
     run.train(stop=lambda: True)
@@ -149,6 +151,7 @@ def test_a_gradient_that_is_not_finite_rolls_back_at_half_the_rate(root, tmp_pat
     assert error.value.code == "not_finite"
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_state(root, tmp_path, monkeypatch):
     run = made(root, tmp_path)
     run.train(stop=iter([False, False, True]).__next__)
@@ -169,6 +172,7 @@ def test_a_full_disk_leaves_the_last_state(root, tmp_path, monkeypatch):
 # ---- what is learned -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_learns_its_pictures(root, tmp_path):
     rows = []
     made(root, tmp_path, steps=20, learning_rate=2e-2).train(on_log=rows.append)

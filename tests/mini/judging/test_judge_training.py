@@ -128,6 +128,7 @@ def test_roughening_leaves_pictures_readable():
     assert (inside - outside).min() > 0.4
 
 
+@pytest.mark.slow
 def test_training_goes_on_exactly(glyphs, tmp_path, monkeypatch):
     whole = train_detector(THINGS, Renderer(glyphs), tmp_path / "whole", PLAN, config=TINY)
     ticks = iter(range(10**6))
