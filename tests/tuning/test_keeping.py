@@ -33,7 +33,7 @@ def learned(settings: TuningSettings, precision: TrainingPrecision) -> tuple[dic
     parts = copy.deepcopy(tiny_parts(TINY_SD))
     for network in parts.networks.values():
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    task = made_task(parts, found(["a cat", "a red dog"], bucket=(128, 64)), settings)
+    task = made_task(parts, found(["a cat", "a red dog"], bucket=(128, 128)), settings)
     task.precision = context_of(precision, torch.device("cpu"))
     kept: dict[int, int] = {}
 
