@@ -15,7 +15,7 @@ from gesso.runtime import compiled
 from gesso.runtime.compiled import has_kernels
 from gesso.runtime.engine import Engine
 from gesso.runtime.kernels import attention, cpu_kernels, gate
-from gesso.runtime.packing import can_pack, is_packable, packed_of
+from gesso.runtime.packing import Doubled, can_pack, is_packable, packed_of
 from gesso.runtime.residency import Component
 from gesso.runtime.seamless import seamless
 from tiny_models import save_tiny_mini
@@ -30,6 +30,10 @@ def heads(*shape: int, seed: int, by: float = 1.0) -> Tensor:
     B, H, N, D = shape
     numbers = torch.randn(B, N, H * D, generator=torch.Generator().manual_seed(seed)) * by
     return numbers.bfloat16().unflatten(2, (H, D)).transpose(1, 2)
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
@@ -206,7 +210,7 @@ def test_packed_weights_give_the_same_bits_and_are_in_memory_once():
     assert all(packed_of(param, torch.bfloat16) is None for param in network.parameters())
 
 
-class Doubled(nn.Module):
+class DoubledThenConvolved(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.upsample = Upsample(24)
@@ -218,7 +222,7 @@ class Doubled(nn.Module):
 @packs
 def test_a_convolution_after_doubling_is_as_close_to_float32_as_the_plain_one():
     torch.manual_seed(0)
-    network = Doubled().requires_grad_(False)
+    network = DoubledThenConvolved().requires_grad_(False)
     x = torch.randn(2, 24, 9, 12)
     component = Component("unet", network, CPU, "x")
     small = x.bfloat16().to(memory_format=torch.channels_last)
@@ -242,9 +246,32 @@ def test_a_convolution_after_doubling_is_as_close_to_float32_as_the_plain_one():
 
 
 @packs
+def test_a_doubled_picture_is_made_for_what_is_no_convolution():
+    x = numbers(2, 24, 5, 4).bfloat16().to(memory_format=torch.channels_last)
+    plain = F.interpolate(x, scale_factor=2.0)
+    with torch.inference_mode(), cpu_kernels():
+        found = F.interpolate(x, scale_factor=2.0)
+        assert isinstance(found, Doubled)
+        assert (found.shape, found.dtype, found.stride()) == (plain.shape, plain.dtype, plain.stride())
+        assert torch.equal(found, plain)
+        for change in (
+            lambda each: each + 1,
+            lambda each: each[:, :, 3:, ::2],
+            lambda each: F.pad(each, (1, 1, 1, 1), mode="circular"),
+            lambda each: torch.cat([each, each]),
+            lambda each: F.conv2d(each, torch.ones(2, 24, 3, 3).bfloat16(), padding=1),
+            lambda each: each.float().flatten(1),
+            lambda each: each.contiguous(),
+        ):
+            changed = change(found)
+            assert type(changed) is Tensor
+            assert torch.equal(changed, change(plain))
+
+
+@packs
 def test_a_hook_on_such_a_convolution_gets_the_doubled_picture():
     """As a LoRA has one."""
-    network, given = Doubled().requires_grad_(False), []
+    network, given = DoubledThenConvolved().requires_grad_(False), []
     Component("unet", network, CPU, "x").onload(torch.bfloat16, packed=True)
     network.upsample.conv.register_forward_hook(lambda _module, inputs, _output: given.append(inputs[0]))
     x = torch.randn(1, 24, 4, 4).bfloat16()

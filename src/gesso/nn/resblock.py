@@ -3,8 +3,19 @@
 Shapes: B batch, C channels, H W rows and columns, E size of the time embedding.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def silu_of(x: Tensor) -> Tensor:
+    """SiLU of what nobody else needs, such as a norm's output: in its own memory, unless gradients are wanted."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def added(x: Tensor, y: Tensor) -> Tensor:
+    """x + y; in the memory of x, which nobody else needs, unless gradients are wanted or y is of another dtype."""
+    return x + y if torch.is_grad_enabled() or x.dtype != y.dtype else x.add_(y)
 
 
 class ResBlock(nn.Module):
@@ -26,11 +37,11 @@ class ResBlock(nn.Module):
         self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(silu_of(self.norm1(x)))
         if emb is not None:
-            h = h + self.time(F.silu(emb))[:, :, None, None]
-        h = self.conv2(F.silu(self.norm2(h)))
-        return self.skip(x) + h
+            h = added(h, self.time(F.silu(emb))[:, :, None, None])
+        h = self.conv2(silu_of(self.norm2(h)))
+        return added(h, self.skip(x))
 
 
 class Upsample(nn.Module):
