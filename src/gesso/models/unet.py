@@ -293,7 +293,7 @@ class UNet(nn.Module):
         return self._out(x)
 
     def _out(self, x: Tensor) -> Tensor:
-        return self.conv_out(silu_of(self.norm_out(x)))
+        return self.conv_out(silu_of(self.norm_out, x))
 
     def _guess(self, context: Tensor, x: Tensor, window: Tensor | None) -> Tensor:
         """The draft at the size of x, or that part of it which x is."""
