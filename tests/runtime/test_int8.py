@@ -14,7 +14,6 @@ from gesso.adapters.attaching import attach
 from gesso.adapters.changes import LowRank
 from gesso.adapters.lora import ModuleChange
 from gesso.errors import GessoError
-from gesso.nn.attention import GEGLU, gated
 from gesso.nn.resblock import Upsample
 from gesso.runtime import int8, precision, skips
 from gesso.runtime.compiled import has_kernels
@@ -27,9 +26,7 @@ from gesso.runtime.int8 import (
     can_multiply,
     convolve8,
     linear8,
-    linear8_rows,
     quantize,
-    quantize_rows,
     quantize_weight,
 )
 from gesso.runtime.kernels import cpu_kernels
@@ -249,60 +246,6 @@ def test_a_lora_is_computed_beside_in_bfloat16_and_leaves_no_bit_behind():
         assert torch.equal(network(x), before)
         gain = F.linear(F.linear(x, down.bfloat16()), up.bfloat16()) * 0.35
         assert torch.equal(found, before + gain)
-
-
-# A scale for each row ----
-
-
-@multiplies
-@pytest.mark.parametrize(("rows", "into", "out"), [(37, 50, 34), (64, 1280, 320), (1, 32, 32)])
-@pytest.mark.parametrize("has_bias", [True, False])
-def test_rows_with_scales_of_their_own_are_closer(rows: int, into: int, out: int, has_bias: bool):
-    x = (numbers(rows, into) * numbers(rows, 1, seed=3).exp()).bfloat16()
-    weight, bias = numbers(out, into, seed=1) / into**0.5, numbers(out, seed=2).bfloat16() if has_bias else None
-    packed = arrange_linear(weight)
-    exact = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
-    found = linear8_rows(quantize_rows(x[None]), packed, bias)[0]
-    assert found.dtype == torch.bfloat16 and found.shape == (rows, out)
-    assert distance(found.double(), exact) < 0.02
-    if rows > 1:
-        assert distance(found.double(), exact) < 0.8 * distance(linear8(quantize(x), packed, bias).double(), exact)
-    alone = [linear8_rows(quantize_rows(row[None]), packed, bias) for row in x]
-    assert torch.equal(torch.cat(alone), found)
-
-
-@own
-@multiplies
-def test_rows_in_8_bits_are_torchs(monkeypatch: pytest.MonkeyPatch):
-    x = (numbers(41, 50) * numbers(41, 1, seed=3).exp()).bfloat16()
-    x[7] = 0
-    x[9, 3], x[11, 4], x[13, 5] = torch.nan, torch.inf, -torch.inf
-    packed, bias = arrange_linear(numbers(40, 50, seed=1)), numbers(40, seed=2).bfloat16()
-    found = quantize_rows(x)
-    result = linear8_rows(found, packed, bias)
-    monkeypatch.setattr(int8, "library", lambda: None)
-    plain = quantize_rows(x)
-    strange = torch.tensor([row in (9, 11, 13) for row in range(41)])
-    assert torch.equal(found.scales.isnan(), strange) and torch.equal(plain.scales.isnan(), strange)
-    assert torch.equal(found.scales[~strange], plain.scales[~strange])
-    assert torch.equal(found.values[~strange], plain.values[~strange])
-    assert torch.equal(linear8_rows(found, packed, bias)[~strange], result[~strange])
-    assert bool(result[strange].isnan().all()) and bool(result[~strange].isfinite().all())
-    assert torch.equal(result[7], bias)
-
-
-@own
-@multiplies
-def test_what_the_gate_gives_is_taken_row_by_row():
-    torch.manual_seed(0)
-    network = nn.Sequential(GEGLU(64)).requires_grad_(False)
-    eight(network).onload(torch.bfloat16, packed=True)
-    x = numbers(2, 9, 64).bfloat16()
-    with torch.inference_mode(), cpu_kernels():
-        found = network(x)
-        gates = gated(network[0].proj(x))
-        (weight,) = network[0].out.weight.packed.weights
-        assert torch.equal(found, linear8_rows(quantize_rows(gates), weight, network[0].out.bias))
 
 
 # The list of layers ---------------------------------------------------------------------------------------------------

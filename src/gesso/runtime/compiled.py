@@ -28,13 +28,11 @@ def library() -> Any | None:
         found.gesso_layer_norm.argtypes = [*[address] * 4, count, count, ctypes.c_float, Floats, whole]
         found.gesso_silu_norm.argtypes = [*[address] * 4, *[count] * 4, ctypes.c_float, Floats, whole]
         found.gesso_range.argtypes = [address, count, Range, whole]
-        found.gesso_quantize_rows.argtypes = [*[address] * 3, count, count, whole]
-        found.gesso_scale_rows.argtypes = [*[address] * 4, count, count, whole]
         found.gesso_quantize.argtypes = [address, address, count, ctypes.c_float, whole, whole]
     except AttributeError as error:  # a checkout that was updated since
         log.warning("_kernels.so is of another version (%s), so that bfloat16 is slower; build it again", error)
         return None
-    for function in (found.gesso_range, found.gesso_quantize, found.gesso_quantize_rows, found.gesso_scale_rows):
+    for function in (found.gesso_range, found.gesso_quantize):
         function.restype = None
     return found
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from gesso.runtime.compiled import Range, library
 
 _STEPS = 255  # of 8 bits without a sign, which what enters a layer has
-_MIDDLE = 128  # of them, where rows have scales of their own
 _LEAST = 1e-30  # a step, so that its inverse is finite in float32
 _AT_ONCE = 2**18  # numbers of a weight that are converted while they are in the processor's cache
 _GREATEST = 127  # of 8 bits with a sign, which weights have
@@ -52,26 +51,16 @@ def can_multiply() -> bool:
     return bool(torch.backends.mkldnn.is_available() and supported)
 
 
-@dataclass(frozen=True)
-class Rows8:
-    """The same with a scale for each row: (values - 128) * scale.  values uint8 [..., in], scales [rows] float32"""
-
-    values: Tensor
-    scales: Tensor
-
-
 @dataclass
 class Span:
     """What a kernel says of a tensor that it made, and that nobody changes afterwards.
 
     low, high  its least and greatest number, and 0; NaN where one is none
-    by_row     whether its rows differ so much that a linear layer should take each by itself
     eight      the tensor in 8 bits, once a layer took it: several may take it, as queries, keys and values do
     """
 
     low: float
     high: float
-    by_row: bool = False
     eight: "Input8 | None" = None
 
 
@@ -95,25 +84,6 @@ def _quantize(x: Tensor, low: float, high: float) -> Input8:
     scale = max(scale, _LEAST)
     zero = round(-low / scale)
     return Input8(_quantized(x, float(torch.tensor(1 / scale)), zero), scale, zero)  # in float32, as the kernel has it
-
-
-def quantize_rows(x: Tensor) -> Rows8:
-    """bfloat16 [..., in] without gaps -> 8 bits, 127 steps to either side of 0 in each row.
-
-    A row with a number that is not finite has NaN for its scale.
-    """
-    kernels, width = library(), x.shape[-1]
-    if kernels is None:
-        rows = x.float().flatten(0, -2)
-        strange = (rows * 0).sum(1)
-        scales = (rows.abs().amax(1) / _GREATEST).clamp(min=_LEAST)
-        steps = (rows * (1 / scales)[:, None]).round().nan_to_num(0, 0, 0)
-        return Rows8((steps + _MIDDLE).clamp(0, _STEPS).to(torch.uint8).view(x.shape), scales + strange)
-    values, scales = torch.empty_like(x, dtype=torch.uint8), torch.empty(x.numel() // width)
-    kernels.gesso_quantize_rows(
-        x.data_ptr(), values.data_ptr(), scales.data_ptr(), len(scales), width, torch.get_num_threads()
-    )
-    return Rows8(values, scales)
 
 
 def _range(x: Tensor) -> tuple[float, float]:
@@ -185,25 +155,6 @@ def linear8(x: Input8, weight: Weight8, bias: Tensor | None) -> Tensor:
     arguments = (rows, x.scale, x.zero, weight.packed, weight.scales, weight.zeros, _float(bias))
     result: Tensor = torch.ops.onednn.qlinear_pointwise(*arguments, 1.0, 0, torch.bfloat16, "none", [], "")
     return result.unflatten(0, x.values.shape[:-1])
-
-
-def linear8_rows(x: Rows8, weight: Weight8, bias: Tensor | None) -> Tensor:
-    """As `F.linear`.  [..., in] -> bfloat16 [..., out]"""
-    rows = x.values.flatten(0, -2)
-    arguments = (rows, 1.0, _MIDDLE, weight.packed, weight.scales, weight.zeros, None)
-    steps: Tensor = torch.ops.onednn.qlinear_pointwise(*arguments, 1.0, 0, torch.float32, "none", [], "")
-    return _scaled_rows(steps, x.scales, bias).unflatten(0, x.values.shape[:-1])
-
-
-def _scaled_rows(steps: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
-    kernels = library()
-    if kernels is None or (bias is not None and bias.dtype != torch.bfloat16):
-        exact = steps.double() * scales.double()[:, None]  # rounded once, as the kernel does it
-        return (exact if bias is None else exact + bias.double()).float().bfloat16()
-    result = torch.empty_like(steps, dtype=torch.bfloat16)
-    places = [steps.data_ptr(), scales.data_ptr(), None if bias is None else bias.data_ptr(), result.data_ptr()]
-    kernels.gesso_scale_rows(*places, *steps.shape, torch.get_num_threads())
-    return result
 
 
 def convolve8(

@@ -74,7 +74,7 @@ def gate(x: Tensor) -> Tensor | None:
         sizes = (result.numel() // width, width)
         if kernels.gesso_gate(x.data_ptr(), result.data_ptr(), *sizes, span, torch.get_num_threads()):
             return None
-    return _spanning(result, span, by_row=True)  # products of two numbers: few are large, and those in a few rows
+    return _spanning(result, span)
 
 
 def layer_norm(
@@ -116,8 +116,8 @@ def _is_own(*tensors: Tensor) -> bool:
     return all(each.dtype == torch.bfloat16 and each.device.type == "cpu" for each in tensors)
 
 
-def _spanning(x: Tensor, span: Any, *, by_row: bool = False) -> Tensor:
-    x.span = Span(span[0], span[1], by_row)  # type: ignore[attr-defined]
+def _spanning(x: Tensor, span: Any) -> Tensor:
+    x.span = Span(span[0], span[1])  # type: ignore[attr-defined]
     return x
 
 

@@ -234,40 +234,6 @@ FAST void quantize(const uint16_t *x, uint8_t *out, int64_t count, float per_ste
     }
 }
 
-// Each row in 127 steps to either side of 128, from its greatest number; steps: their size, NaN where one is not finite.
-FAST void quantize_rows(const uint16_t *x, uint8_t *out, float *steps, int64_t rows, int64_t width) {
-    for (int64_t row = 0; row < rows; row++, x += width, out += width) {
-        __m512 most = _mm512_setzero_ps(), strange = most;
-        for (int64_t at = 0; at < width; at += 16) {
-            const __m512 y = load(x + at, mask_at(at, width));
-            most = _mm512_max_ps(most, _mm512_abs_ps(y));
-            strange = _mm512_fmadd_ps(y, _mm512_setzero_ps(), strange);
-        }
-        const float step = _mm512_reduce_max_ps(most) / 127.0f, least = 1e-30f;
-        steps[row] = (step > least ? step : least) + _mm512_reduce_add_ps(strange);
-        const __m512 by = _mm512_set1_ps(1.0f / (step > least ? step : least));
-        const __m512i middle = _mm512_set1_epi32(128);
-        for (int64_t at = 0; at < width; at += 16) {
-            const __mmask16 mask = mask_at(at, width);
-            const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(load(x + at, mask), by));
-            _mm512_mask_cvtusepi32_storeu_epi8(out + at, mask, _mm512_add_epi32(whole, middle));
-        }
-    }
-}
-
-FAST void scale_rows(const float *x, const float *steps, const uint16_t *bias, uint16_t *out, int64_t rows,
-                     int64_t width) {
-    for (int64_t row = 0; row < rows; row++, x += width, out += width) {
-        const __m512 by = _mm512_set1_ps(steps[row]);
-        for (int64_t at = 0; at < width; at += 16) {
-            const __mmask16 mask = mask_at(at, width);
-            const __m512 plus = bias ? load(bias + at, mask) : _mm512_setzero_ps();
-            const __m512 y = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, x + at), by, plus);
-            _mm256_mask_storeu_epi16(out + at, mask, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(y)));
-        }
-    }
-}
-
 constexpr int64_t PIECE = 1 << 15;  // numbers that a thread takes at a time
 
 }  // namespace
@@ -288,24 +254,6 @@ extern "C" void gesso_quantize(const uint16_t *x, uint8_t *out, int64_t count, f
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t at = 0; at < count; at += PIECE)
         quantize(x + at, out + at, count - at < PIECE ? count - at : PIECE, per_step, zero);
-}
-
-// x [rows, width] -> out, and a step for each row.
-extern "C" void gesso_quantize_rows(const uint16_t *x, uint8_t *out, float *steps, int64_t rows, int64_t width,
-                                    int threads) {
-    const int64_t each = PIECE / (width + 1) + 1;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t row = 0; row < rows; row += each)
-        quantize_rows(x + row * width, out + row * width, steps + row, rows - row < each ? rows - row : each, width);
-}
-
-// x [rows, width] times the row's step, plus bias [width] where there is one.
-extern "C" void gesso_scale_rows(const float *x, const float *steps, const uint16_t *bias, uint16_t *out, int64_t rows,
-                                 int64_t width, int threads) {
-    const int64_t each = PIECE / (width + 1) + 1;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t row = 0; row < rows; row += each)
-        scale_rows(x + row * width, steps + row, bias, out + row * width, rows - row < each ? rows - row : each, width);
 }
 
 // The following are for processors that `gesso_attention_is_supported` says have what it takes. Nothing that they take
@@ -423,7 +371,5 @@ extern "C" int gesso_silu_norm(const uint16_t *, const uint16_t *, const uint16_
 }
 extern "C" void gesso_range(const uint16_t *, int64_t, int16_t *, int) {}
 extern "C" void gesso_quantize(const uint16_t *, uint8_t *, int64_t, float, int, int) {}
-extern "C" void gesso_quantize_rows(const uint16_t *, uint8_t *, float *, int64_t, int64_t, int) {}
-extern "C" void gesso_scale_rows(const float *, const float *, const uint16_t *, uint16_t *, int64_t, int64_t, int) {}
 
 #endif

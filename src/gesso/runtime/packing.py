@@ -19,17 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
-from gesso.runtime.int8 import (
-    Span,
-    Weight8,
-    arrange_convolution,
-    arrange_linear,
-    convolve8,
-    linear8,
-    linear8_rows,
-    quantize,
-    quantize_rows,
-)
+from gesso.runtime.int8 import Weight8, arrange_convolution, arrange_linear, convolve8, linear8, quantize
 
 
 @dataclass(frozen=True)
@@ -132,9 +122,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | No
 
 def _linear(x: Tensor, packed: Tensor | Weight8, bias: Tensor | None) -> Tensor:
     if isinstance(packed, Weight8):
-        span: Span | None = getattr(x, "span", None)
-        if span is not None and span.by_row:
-            return linear8_rows(quantize_rows(x), packed, bias)
         return linear8(quantize(x), packed, bias)
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
     return result

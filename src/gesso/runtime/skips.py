@@ -32,7 +32,7 @@ BOUND = 0.02  # of the difference to bfloat16, relative root mean square over th
 FEWEST = 32  # channels in and out, below which a layer is not worth it: the first and the last
 PROMPTS = ("a photograph of a red bicycle in front of a house", "")
 TIMES = (0.98, 0.6, 0.2)  # of the schedule, from noise to the picture
-_VERSION = 2  # of all that decides the list beside the model
+_VERSION = 1  # of all that decides the list beside the model
 _STREAMED = MemoryPlan(budget=None, base=0, stay="stream", unet_rows=2, vae_rows=1, tile=None, phases=())
 
 
