@@ -14,9 +14,11 @@ from gesso.checkpoints.hashing import sha256_of
 from gesso.errors import GessoError
 from gesso.families.encoding import PromptEmbeds
 from gesso.runtime import engine as engine_module
+from gesso.runtime import model as model_module
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import Engine, find_model
 from gesso.runtime.model import LoadedWeightFile, stamp
+from gesso.runtime.plan import Workload, make_plan
 from gesso.runtime.precision import choose_device, choose_precision, describe_device, usable_threads
 from tiny_models import save_tiny_mini
 from tiny_sd import save_tiny_folder, tiny_parts
@@ -195,3 +197,28 @@ def test_a_weight_file_that_is_gone_or_another_has_no_hash(tmp_path: Path):
 def test_a_memory_limit_is_above_zero(memory: Any):
     with pytest.raises(GessoError, match=rf"`memory` is {memory}, expected a whole number of at least 1 \(bytes\), or"):
         Engine("cpu", memory=memory)
+
+
+def test_a_large_decode_makes_room_first(file: Path, monkeypatch: pytest.MonkeyPatch):
+    model = Engine("cpu", "float32").load(file)
+    text, told = model.residency.components["text"], list[bool]()
+    monkeypatch.setattr(model_module, "give_back_freed_memory", lambda: told.append(text.is_onloaded))
+    latents = torch.randn(2, model.family.vae.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    words: dict[str, Any] = {"clip_skip": 1, "width": 64, "height": 64}
+    with torch.inference_mode():
+        before, context = model.decode(latents), model.encode_prompt("a red car", **words).context
+        assert not told
+        monkeypatch.setattr(model_module, "LARGE_DECODE", 2 * 8 * 8)
+        assert torch.equal(model.decode(latents), before)
+        assert told == [True, True]  # a small text encoder stays
+        monkeypatch.setattr(model_module, "LARGE_TEXT", text.stored_nbytes)
+        assert torch.equal(model.decode(latents), before)
+        assert told[2:] == [False, False]
+        assert torch.equal(model.encode_prompt("a red car", **words).context, context)
+        assert text.is_onloaded
+        model.decode(latents[:1])
+        assert len(told) == 4 and text.is_onloaded
+        plan = make_plan(model.footprint, Workload(width=64, height=64), budget=None, base=0)
+        model.with_plan(plan).decode(latents)
+        assert len(told) == 4 and text.is_onloaded
+    assert not model.parts.vae.decoder.levels[-1]._forward_pre_hooks

@@ -1,5 +1,6 @@
 """Own attention beside torch's, and packed weights beside plain ones."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,13 @@ from torch.nn import functional as F
 from gesso.adapters.attaching import _sum
 from gesso.families.loading import load_parts
 from gesso.nn.attention import gated
-from gesso.nn.resblock import Upsample
+from gesso.nn.resblock import Upsample, silu_of
 from gesso.runtime import compiled
 from gesso.runtime.compiled import has_kernels
 from gesso.runtime.engine import Engine
-from gesso.runtime.kernels import attention, cpu_kernels, gate
-from gesso.runtime.packing import can_pack, is_packable, packed_of
+from gesso.runtime.int8 import quantize
+from gesso.runtime.kernels import attention, cpu_kernels, gate, layer_norm, silu_norm
+from gesso.runtime.packing import Doubled, can_pack, is_packable, packed_of
 from gesso.runtime.residency import Component
 from gesso.runtime.seamless import seamless
 from tiny_models import save_tiny_mini
@@ -30,6 +32,10 @@ def heads(*shape: int, seed: int, by: float = 1.0) -> Tensor:
     B, H, N, D = shape
     numbers = torch.randn(B, N, H * D, generator=torch.Generator().manual_seed(seed)) * by
     return numbers.bfloat16().unflatten(2, (H, D)).transpose(1, 2)
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
@@ -147,6 +153,110 @@ def test_a_gate_far_out_is_nothing_or_all_and_what_is_not_finite_is_not_hidden()
     assert not bool(found[7:9].isfinite().any())
 
 
+def norm_of(channels: int, groups: int, eps: float = 1e-5) -> nn.GroupNorm:
+    norm = nn.GroupNorm(groups, channels, eps=eps).bfloat16().requires_grad_(False)
+    norm.weight.data, norm.bias.data = (numbers(channels, seed=seed).bfloat16() for seed in (8, 9))
+    return norm
+
+
+@own
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((2, 320, 16, 16), 32), ((1, 64, 33, 7), 4), ((3, 96, 5, 5), 32), ((1, 6, 1, 1), 3)]
+)
+@pytest.mark.parametrize("mean", [0.0, 100.0])
+def test_a_norm_with_silu_is_closer_to_float64_than_torchs(shape: tuple[int, ...], groups: int, mean: float):
+    norm = norm_of(shape[1], groups)
+    x = (numbers(*shape) * 3 + mean).bfloat16().to(memory_format=torch.channels_last)
+    exact = F.silu(F.group_norm(x.double(), groups, norm.weight.double(), norm.bias.double(), norm.eps))
+    with torch.no_grad():
+        found = silu_norm(norm, x)
+        assert found is not None
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert (found.double() - exact).norm() <= (F.silu(norm(x)).double() - exact).norm()
+        assert spans(found)
+        with cpu_kernels():
+            assert torch.equal(silu_of(norm, x), found)
+        assert torch.equal(silu_of(norm, x), F.silu(norm(x)))
+        alone = [silu_norm(norm, row[None].contiguous(memory_format=torch.channels_last)) for row in x]
+        assert torch.equal(torch.cat(alone), found)
+        whole = torch.get_num_threads()
+        try:
+            torch.set_num_threads(3)
+            again = silu_norm(norm, x)
+        finally:
+            torch.set_num_threads(whole)
+        assert again is not None and torch.equal(again, found) and again.span == found.span
+
+
+@own
+@pytest.mark.parametrize("shape", [(2, 50, 320), (3, 7, 100), (4, 16), (5, 3)])
+def test_a_layer_norm_is_as_close_to_float64_as_torchs(shape: tuple[int, ...]):
+    x = (numbers(*shape) * 3 + 50).bfloat16()
+    weight, bias = (numbers(shape[-1], seed=seed).bfloat16() for seed in (1, 2))
+    found = layer_norm(x, shape[-1:], weight, bias)
+    exact = F.layer_norm(x.double(), shape[-1:], weight.double(), bias.double())
+    theirs = F.layer_norm(x, shape[-1:], weight, bias)
+    assert found is not None
+    assert (found.double() - exact).norm() <= 1.05 * (theirs.double() - exact).norm()
+    assert spans(found)
+    with cpu_kernels():
+        assert torch.equal(F.layer_norm(x, shape[-1:], weight, bias), found)
+        assert torch.equal(F.layer_norm(x, shape[-1:]), F.layer_norm(x, shape[-1:], None, None))
+
+
+def spans(found: Tensor) -> bool:
+    """Whether what the kernel says of its result's numbers is so."""
+    low, high = min(0.0, float(found.min())), max(0.0, float(found.max()))
+    return (found.span.low, found.span.high) == (low, high)
+
+
+@own
+def test_what_is_not_finite_shows_in_the_range_and_the_result():
+    norm = norm_of(64, 4)
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        x = numbers(1, 64, 6, 5).bfloat16().to(memory_format=torch.channels_last)
+        x[0, 3, 2, 2] = bad
+        rows = x.permute(0, 2, 3, 1).contiguous()
+        with torch.no_grad():
+            for found in (silu_norm(norm, x), layer_norm(rows, (64,), norm.weight, norm.bias), gate(rows)):
+                assert found is not None
+                assert not bool(found.isfinite().all())
+                assert math.isnan(found.span.low) and math.isnan(found.span.high)
+                assert math.isnan(quantize(found).scale)
+
+
+@own
+def test_norms_that_something_hangs_on_are_torchs():
+    norm, x = norm_of(64, 4), numbers(1, 64, 6, 5).bfloat16().to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        assert silu_norm(norm, x) is not None
+        assert silu_norm(norm, x.contiguous()) is None
+        assert silu_norm(norm, x.float()) is None
+        assert silu_norm(norm, x[:0]) is None
+        seen: list[Tensor] = []
+        for hang in (norm.register_forward_hook, norm.register_forward_pre_hook):
+            handle = hang(lambda _module, inputs, *_: seen.append(inputs[0]))
+            assert silu_norm(norm, x) is None
+            with cpu_kernels():
+                silu_of(norm, x)
+            handle.remove()
+        assert len(seen) == 2
+        assert layer_norm(x, (6, 5), numbers(6, 5).bfloat16(), numbers(6, 5).bfloat16()) is None
+        assert layer_norm(x.float(), (5,), numbers(5), numbers(5)) is None
+    assert silu_norm(norm, x) is None  # gradients are wanted
+
+
+@own
+def test_several_layers_share_what_enters_them_in_8_bits():
+    x = layer_norm(numbers(40, 64).bfloat16(), (64,), torch.ones(64).bfloat16(), torch.zeros(64).bfloat16())
+    assert x is not None
+    plain = quantize(x.clone())
+    first = quantize(x)
+    assert quantize(x) is first
+    assert torch.equal(first.values, plain.values)
+    assert (first.scale, first.zero) == (plain.scale, plain.zero)
+
+
 @own
 def test_what_the_kernel_cannot_is_torchs():
     q, k, v = (heads(1, 8, 256, 64, seed=seed) for seed in range(3))
@@ -206,7 +316,7 @@ def test_packed_weights_give_the_same_bits_and_are_in_memory_once():
     assert all(packed_of(param, torch.bfloat16) is None for param in network.parameters())
 
 
-class Doubled(nn.Module):
+class DoubledThenConvolved(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.upsample = Upsample(24)
@@ -218,7 +328,7 @@ class Doubled(nn.Module):
 @packs
 def test_a_convolution_after_doubling_is_as_close_to_float32_as_the_plain_one():
     torch.manual_seed(0)
-    network = Doubled().requires_grad_(False)
+    network = DoubledThenConvolved().requires_grad_(False)
     x = torch.randn(2, 24, 9, 12)
     component = Component("unet", network, CPU, "x")
     small = x.bfloat16().to(memory_format=torch.channels_last)
@@ -242,9 +352,32 @@ def test_a_convolution_after_doubling_is_as_close_to_float32_as_the_plain_one():
 
 
 @packs
+def test_a_doubled_picture_is_made_for_what_is_no_convolution():
+    x = numbers(2, 24, 5, 4).bfloat16().to(memory_format=torch.channels_last)
+    plain = F.interpolate(x, scale_factor=2.0)
+    with torch.inference_mode(), cpu_kernels():
+        found = F.interpolate(x, scale_factor=2.0)
+        assert isinstance(found, Doubled)
+        assert (found.shape, found.dtype, found.stride()) == (plain.shape, plain.dtype, plain.stride())
+        assert torch.equal(found, plain)
+        for change in (
+            lambda each: each + 1,
+            lambda each: each[:, :, 3:, ::2],
+            lambda each: F.pad(each, (1, 1, 1, 1), mode="circular"),
+            lambda each: torch.cat([each, each]),
+            lambda each: F.conv2d(each, torch.ones(2, 24, 3, 3).bfloat16(), padding=1),
+            lambda each: each.float().flatten(1),
+            lambda each: each.contiguous(),
+        ):
+            changed = change(found)
+            assert type(changed) is Tensor
+            assert torch.equal(changed, change(plain))
+
+
+@packs
 def test_a_hook_on_such_a_convolution_gets_the_doubled_picture():
     """As a LoRA has one."""
-    network, given = Doubled().requires_grad_(False), []
+    network, given = DoubledThenConvolved().requires_grad_(False), []
     Component("unet", network, CPU, "x").onload(torch.bfloat16, packed=True)
     network.upsample.conv.register_forward_hook(lambda _module, inputs, _output: given.append(inputs[0]))
     x = torch.randn(1, 24, 4, 4).bfloat16()

@@ -108,6 +108,18 @@ def test_the_allocator_keeps_freed_memory_until_a_limit_is_stated(monkeypatch: p
     assert len(told) == 4
 
 
+def test_freed_memory_goes_back_where_it_is_kept(monkeypatch: pytest.MonkeyPatch):
+    told: list[int] = []
+    monkeypatch.setattr(mapped, "_libc", lambda: SimpleNamespace(malloc_trim=told.append))
+    for prompt in (False, True):
+        monkeypatch.setattr(mapped, "_is_prompt", prompt)
+        mapped.give_back_freed_memory()
+    assert told == [0]
+    monkeypatch.setattr(mapped, "_libc", lambda: None)
+    monkeypatch.setattr(mapped, "_is_prompt", False)
+    mapped.give_back_freed_memory()
+
+
 def test_tensors_of_a_block_lie_side_by_side_on_cache_lines():
     sizes = [(3, torch.float32), (16, torch.float32), (0, torch.float32), (5, torch.bfloat16), (1, torch.int64)]
     block = MemoryBlock(sizes)

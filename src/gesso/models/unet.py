@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from gesso.nn.attention import SpatialTransformer, TransformerBlock, of_text
 from gesso.nn.embedding import EmbeddingMLP, guidance_sinusoid, sinusoid
-from gesso.nn.resblock import ResBlock, Upsample
+from gesso.nn.resblock import ResBlock, Upsample, silu_of
 
 EPS = 1e-5
 
@@ -293,7 +293,7 @@ class UNet(nn.Module):
         return self._out(x)
 
     def _out(self, x: Tensor) -> Tensor:
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(silu_of(self.norm_out, x))
 
     def _guess(self, context: Tensor, x: Tensor, window: Tensor | None) -> Tensor:
         """The draft at the size of x, or that part of it which x is."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gesso.nn.attention import Attention
-from gesso.nn.resblock import ResBlock, Upsample
+from gesso.nn.resblock import ResBlock, Upsample, silu_of
 
 EPS = 1e-6
 
@@ -126,7 +126,7 @@ class Encoder(nn.Module):
         x = self.conv_in(F.pixel_unshuffle(pixels, self.patch_size))
         for level in self.levels:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return self.conv_out(silu_of(self.norm_out, self.mid(x)))
 
 
 class Decoder(nn.Module):
@@ -149,7 +149,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(z))
         for level in self.levels:
             x = level(x)
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.patch_size)
+        return F.pixel_shuffle(self.conv_out(silu_of(self.norm_out, x)), self.patch_size)
 
 
 @dataclass(frozen=True)

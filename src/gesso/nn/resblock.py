@@ -3,8 +3,30 @@
 Shapes: B batch, C channels, H W rows and columns, E size of the time embedding.
 """
 
+from collections.abc import Callable
+from contextvars import ContextVar
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+OWN_SILU_OF: ContextVar[Callable[[nn.GroupNorm, Tensor], Tensor | None] | None] = ContextVar("silu_of", default=None)
+
+
+def silu_of(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """SiLU of a group norm; in the norm's memory, unless gradients are wanted.
+
+    OWN_SILU_OF: another way to compute it, within this thread; None where it cannot.
+    """
+    own = OWN_SILU_OF.get()
+    if own is not None and (found := own(norm, x)) is not None:
+        return found
+    return F.silu(norm(x), inplace=not torch.is_grad_enabled())
+
+
+def added(x: Tensor, y: Tensor) -> Tensor:
+    """x + y; in the memory of x, which nobody else needs, unless gradients are wanted or y is of another dtype."""
+    return x + y if torch.is_grad_enabled() or x.dtype != y.dtype else x.add_(y)
 
 
 class ResBlock(nn.Module):
@@ -26,11 +48,11 @@ class ResBlock(nn.Module):
         self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(silu_of(self.norm1, x))
         if emb is not None:
-            h = h + self.time(F.silu(emb))[:, :, None, None]
-        h = self.conv2(F.silu(self.norm2(h)))
-        return self.skip(x) + h
+            h = added(h, self.time(F.silu(emb))[:, :, None, None])
+        h = self.conv2(silu_of(self.norm2, h))
+        return added(h, self.skip(x))
 
 
 class Upsample(nn.Module):

@@ -19,8 +19,10 @@
 
 namespace {
 
-constexpr int KEYS = 128;  // keys of a block: its scores stay in the first cache
-constexpr int ROWS = 12;   // queries of a tile, in groups of 6 or 4 that fill the registers
+constexpr int QUERIES = 32;  // of a tile: two vectors, a query in each place
+constexpr int KEYS = 96;     // of a block: its scores stay in the first cache
+constexpr int SIDE = 12;     // keys whose scores are computed together: with two vectors each they fill the registers
+constexpr int GROUP = 10;    // numbers of a head that are summed together, likewise: 40, 80 and 160 divide into them
 constexpr float NEVER = -1e30f;
 
 struct Call {
@@ -30,123 +32,122 @@ struct Call {
     int64_t q_batch, q_head, q_row;         // strides in numbers; those of one head's numbers are 1
     int64_t k_batch, k_head, k_row, v_batch, v_head, v_row, out_batch, out_head, out_row;
     float scale;                            // times log2(e)
-    int64_t key_blocks, pairs, lanes;       // pairs of a head's numbers; lanes: vectors of 16 that hold them
+    int64_t key_blocks, pairs;              // pairs of a head's numbers
 };
 
-// [keys, dim] -> [block][pair][key][2]: 16 keys' pairs side by side, zeros behind the last key.
-FAST void pack_keys(const Call &c, const uint16_t *k, uint32_t *packed, int64_t block) {
-    uint32_t *to = packed + block * c.pairs * KEYS;
-    for (int key = 0; key < KEYS; key++) {
-        const int64_t row = block * KEYS + key;
-        if (row < c.keys) {
-            const uint16_t *from = k + row * c.k_row;
-            for (int64_t pair = 0; pair < c.pairs; pair++) memcpy(to + pair * KEYS + key, from + 2 * pair, 4);
-        } else {
-            for (int64_t pair = 0; pair < c.pairs; pair++) to[pair * KEYS + key] = 0;
+// The numbers of a head that are summed together, from `at` on: groups of 10, then of 4 and 2.
+INLINE int64_t group_at(int64_t at, int64_t dim) { return dim - at >= GROUP ? GROUP : dim - at >= 4 ? 4 : 2; }
+
+// [rows, pairs] -> [pair][row], for up to 16 rows, of which `there` exist; the others become zeros. width: of a result's
+// row, of which as many places are written as it has, and 16 at most.
+FAST void turn(const uint16_t *from, int64_t stride, int64_t there, int64_t pairs, uint32_t *to, int64_t width) {
+    const __mmask16 places = static_cast<__mmask16>(width < 16 ? (1u << width) - 1 : 0xffff);
+    for (int64_t pair = 0; pair < pairs; pair += 16) {
+        const __mmask16 mask = static_cast<__mmask16>(pairs - pair < 16 ? (1u << (pairs - pair)) - 1 : 0xffff);
+        __m512i a[16], b[16];
+        for (int64_t row = 0; row < 16; row++)
+            a[row] = row < there ? _mm512_maskz_loadu_epi32(mask, from + row * stride + 2 * pair) : _mm512_setzero_si512();
+        for (int i = 0; i < 16; i += 2) {
+            b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+            b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
         }
+        for (int i = 0; i < 16; i += 4)
+            for (int j = 0; j < 2; j++) {
+                a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + 2 + j]);
+                a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + 2 + j]);
+            }
+        for (int j = 0; j < 4; j++)
+            for (int i = 0; i < 16; i += 8) {
+                b[i + j] = _mm512_shuffle_i32x4(a[i + j], a[i + 4 + j], 0x88);
+                b[i + 4 + j] = _mm512_shuffle_i32x4(a[i + j], a[i + 4 + j], 0xdd);
+            }
+        for (int j = 0; j < 8; j++) {
+            a[j] = _mm512_shuffle_i32x4(b[j], b[8 + j], 0x88);
+            a[8 + j] = _mm512_shuffle_i32x4(b[j], b[8 + j], 0xdd);
+        }
+        for (int64_t row = 0; row < 16 && pair + row < pairs; row++)
+            _mm512_mask_storeu_epi32(to + (pair + row) * width, places, a[row]);
     }
 }
 
-// [keys, dim] -> [block][lane][pair of keys][16 numbers][2], zeros behind the last key and the last number.
-FAST void pack_values(const Call &c, const uint16_t *v, uint16_t *packed, int64_t block) {
-    for (int64_t lane = 0; lane < c.lanes; lane++) {
-        const int64_t count = c.dim - 16 * lane < 16 ? c.dim - 16 * lane : 16;
-        const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1);
-        uint16_t *to = packed + (block * c.lanes + lane) * KEYS * 16;
-        for (int pair = 0; pair < KEYS / 2; pair++) {
-            const int64_t row = block * KEYS + 2 * pair;
-            const uint16_t *from = v + row * c.v_row + 16 * lane;
-            const __m256i zero = _mm256_setzero_si256();
-            const __m256i even = row < c.keys ? _mm256_maskz_loadu_epi16(mask, from) : zero;
-            const __m256i odd = row + 1 < c.keys ? _mm256_maskz_loadu_epi16(mask, from + c.v_row) : zero;
+// [keys, dim] -> [block][12 keys][pair][key][2]: a pair of each key's numbers side by side, zeros behind the last key.
+FAST void pack_keys(const Call &c, const uint16_t *k, uint32_t *packed, int64_t block) {
+    for (int64_t key = block * KEYS; key < (block + 1) * KEYS; key += SIDE) {
+        const int64_t there = c.keys - key < SIDE ? c.keys - key : SIDE;
+        turn(k + key * c.k_row, c.k_row, there, c.pairs, packed + key * c.pairs, SIDE);
+    }
+}
+
+// [keys, dim] -> [block][group of numbers][pair of keys][number][2], zeros behind the last key.
+FAST void pack_values(const Call &c, const uint16_t *v, uint32_t *packed, int64_t block) {
+    uint32_t *to = packed + block * c.dim * (KEYS / 2);
+    for (int pair = 0; pair < KEYS / 2; pair++) {
+        const int64_t row = block * KEYS + 2 * pair;
+        const uint16_t *from = v + row * c.v_row;
+        for (int64_t at = 0; at < c.dim;) {
+            const int64_t count = group_at(at, c.dim);
+            uint32_t *group = to + at * (KEYS / 2) + pair * count;
+            const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1), none = 0;
+            const __m256i even = _mm256_maskz_loadu_epi16(row < c.keys ? mask : none, from + at);
+            const __m256i odd = _mm256_maskz_loadu_epi16(row + 1 < c.keys ? mask : none, from + c.v_row + at);
             const __m512i low = _mm512_cvtepu16_epi32(even), high = _mm512_cvtepu16_epi32(odd);
-            _mm512_storeu_si512(to + pair * 32, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+            _mm512_mask_storeu_epi32(group, mask, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+            at += count;
         }
     }
 }
 
 INLINE __m512bh as_bf16(__m512i x) { return reinterpret_cast<__m512bh>(x); }
 
-// Scores of 6 queries and 64 keys.
-INLINE void scores(const uint16_t *const *rows, const uint32_t *keys, int64_t pairs, float *out) {
-    __m512 sum[6][4];
-    for (auto &row : sum)
-        for (auto &each : row) each = _mm512_setzero_ps();
+INLINE __m512bh twice(const uint32_t *pair) { return as_bf16(_mm512_set1_epi32(static_cast<int>(*pair))); }
+
+// Scores of 12 keys and 32 queries.  q [pair][query][2]
+INLINE void scores(const uint32_t *q, const uint32_t *keys, int64_t pairs, float *out) {
+    __m512 sum[SIDE][2];
+    for (auto &row : sum) row[0] = row[1] = _mm512_setzero_ps();
     for (int64_t pair = 0; pair < pairs; pair++) {
-        const uint32_t *at = keys + pair * KEYS;
-        const __m512i k0 = _mm512_loadu_si512(at), k1 = _mm512_loadu_si512(at + 16);
-        const __m512i k2 = _mm512_loadu_si512(at + 32), k3 = _mm512_loadu_si512(at + 48);
-#pragma GCC unroll 6
-        for (int row = 0; row < 6; row++) {
-            uint32_t both;
-            memcpy(&both, rows[row] + 2 * pair, 4);
-            const __m512bh q = as_bf16(_mm512_set1_epi32(static_cast<int>(both)));
-            sum[row][0] = _mm512_dpbf16_ps(sum[row][0], q, as_bf16(k0));
-            sum[row][1] = _mm512_dpbf16_ps(sum[row][1], q, as_bf16(k1));
-            sum[row][2] = _mm512_dpbf16_ps(sum[row][2], q, as_bf16(k2));
-            sum[row][3] = _mm512_dpbf16_ps(sum[row][3], q, as_bf16(k3));
+        const __m512bh q0 = as_bf16(_mm512_load_si512(q + pair * QUERIES));
+        const __m512bh q1 = as_bf16(_mm512_load_si512(q + pair * QUERIES + 16));
+#pragma GCC unroll 12
+        for (int key = 0; key < SIDE; key++) {
+            const __m512bh k = twice(keys + pair * SIDE + key);
+            sum[key][0] = _mm512_dpbf16_ps(sum[key][0], q0, k);
+            sum[key][1] = _mm512_dpbf16_ps(sum[key][1], q1, k);
         }
     }
-    for (int row = 0; row < 6; row++)
-        for (int each = 0; each < 4; each++) _mm512_storeu_ps(out + row * KEYS + 16 * each, sum[row][each]);
+    for (int key = 0; key < SIDE; key++)
+        for (int half = 0; half < 2; half++) _mm512_store_ps(out + key * QUERIES + 16 * half, sum[key][half]);
 }
 
-// Adds weights [R rows, KEYS] of so many pairs of keys times values to `total`, for LANES vectors of the head's numbers
-// and half a vector more (the last of heads of 40): half a vector takes half the time.
-template <int R, int LANES, bool HALF>
-INLINE void mix(const uint16_t *weights, const uint16_t *values, float *total, int64_t width, int64_t pairs) {
-    __m512 sum[R][LANES + 1];
-    __m256 half[R];
-    for (int row = 0; row < R; row++) {
-        for (int lane = 0; lane < LANES; lane++) sum[row][lane] = _mm512_loadu_ps(total + row * width + 16 * lane);
-        if (HALF) half[row] = _mm256_loadu_ps(total + row * width + 16 * LANES);
-    }
+// Adds so many pairs of keys' weights times values to COUNT numbers of `total`.  weights [pair][query][2]
+template <int COUNT>
+INLINE void mix(const uint32_t *weights, const uint32_t *values, float *total, int64_t pairs) {
+    __m512 sum[COUNT][2];
+    for (int number = 0; number < COUNT; number++)
+        for (int half = 0; half < 2; half++) sum[number][half] = _mm512_load_ps(total + number * QUERIES + 16 * half);
     for (int64_t pair = 0; pair < pairs; pair++) {
-        __m512i v[LANES + 1];
-        __m256i v_half;
-#pragma GCC unroll 5
-        for (int lane = 0; lane < LANES; lane++) v[lane] = _mm512_loadu_si512(values + lane * KEYS * 16 + pair * 32);
-        if (HALF)
-            v_half = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(values + LANES * KEYS * 16 + pair * 32));
-#pragma GCC unroll 6
-        for (int row = 0; row < R; row++) {
-            uint32_t both;
-            memcpy(&both, weights + row * KEYS + 2 * pair, 4);
-            const __m512bh w = as_bf16(_mm512_set1_epi32(static_cast<int>(both)));
-#pragma GCC unroll 5
-            for (int lane = 0; lane < LANES; lane++)
-                sum[row][lane] = _mm512_dpbf16_ps(sum[row][lane], w, as_bf16(v[lane]));
-            if (HALF)
-                half[row] = _mm256_dpbf16_ps(half[row], reinterpret_cast<__m256bh>(_mm256_set1_epi32(static_cast<int>(both))),
-                                             reinterpret_cast<__m256bh>(v_half));
+        const __m512bh w0 = as_bf16(_mm512_load_si512(weights + pair * QUERIES));
+        const __m512bh w1 = as_bf16(_mm512_load_si512(weights + pair * QUERIES + 16));
+#pragma GCC unroll 10
+        for (int number = 0; number < COUNT; number++) {
+            const __m512bh v = twice(values + pair * COUNT + number);
+            sum[number][0] = _mm512_dpbf16_ps(sum[number][0], w0, v);
+            sum[number][1] = _mm512_dpbf16_ps(sum[number][1], w1, v);
         }
     }
-    for (int row = 0; row < R; row++) {
-        for (int lane = 0; lane < LANES; lane++) _mm512_storeu_ps(total + row * width + 16 * lane, sum[row][lane]);
-        if (HALF) _mm256_storeu_ps(total + row * width + 16 * LANES, half[row]);
-    }
+    for (int number = 0; number < COUNT; number++)
+        for (int half = 0; half < 2; half++) _mm512_store_ps(total + number * QUERIES + 16 * half, sum[number][half]);
 }
 
-template <int R, int LANES, bool HALF = false>
-FAST void mix_tile(const uint16_t *weights, const uint16_t *values, float *total, int64_t width, int64_t pairs) {
-    for (int row = 0; row < ROWS; row += R)
-        mix<R, LANES, HALF>(weights + row * KEYS, values, total + row * width, width, pairs);
-}
-
-FAST void mix_all(const uint16_t *weights, const uint16_t *values, float *total, int64_t dim, int64_t pairs) {
-    const int64_t lanes = (dim + 15) / 16, width = 16 * lanes;
-    if (lanes == 3 && dim <= 40) return mix_tile<6, 2, true>(weights, values, total, width, pairs);
-    for (int64_t lane = 0; lane < lanes;) {
-        const int64_t left = lanes - lane;
-        const int64_t now = left == 5 || left == 10 ? 5 : left < 4 ? left : 4;
-        const uint16_t *v = values + lane * KEYS * 16;
-        float *to = total + 16 * lane;
-        if (now == 5) mix_tile<4, 5>(weights, v, to, width, pairs);
-        else if (now == 4) mix_tile<6, 4>(weights, v, to, width, pairs);
-        else if (now == 3) mix_tile<6, 3>(weights, v, to, width, pairs);
-        else if (now == 2) mix_tile<12, 2>(weights, v, to, width, pairs);
-        else mix_tile<12, 1>(weights, v, to, width, pairs);
-        lane += now;
+FAST void mix_all(const uint32_t *weights, const uint32_t *values, float *total, int64_t dim, int64_t pairs) {
+    for (int64_t at = 0; at < dim;) {
+        const int64_t count = group_at(at, dim);
+        const uint32_t *v = values + at * (KEYS / 2);
+        float *to = total + at * QUERIES;
+        if (count == GROUP) mix<GROUP>(weights, v, to, pairs);
+        else if (count == 4) mix<4>(weights, v, to, pairs);
+        else mix<2>(weights, v, to, pairs);
+        at += count;
     }
 }
 
@@ -160,69 +161,89 @@ INLINE __m512 power_of_two(__m512 x) {
     return _mm512_scalef_ps(y, x);
 }
 
-// One tile of up to ROWS queries against all keys.
-FAST void tile(const Call &c, const uint16_t *q, const uint32_t *keys, const uint16_t *values, uint16_t *out,
-               int64_t first, float *total) {
-    alignas(64) float score[ROWS * KEYS];
-    alignas(64) uint16_t weight[ROWS * KEYS];
-    float highest[ROWS], sum[ROWS];
-    const uint16_t *rows[ROWS];
-    const int64_t width = 16 * c.lanes, left = c.queries - first;
-    for (int row = 0; row < ROWS; row++) {
-        rows[row] = q + (first + (row < left ? row : left - 1)) * c.q_row;
+// 2^x for x <= 0, error 2e-7 relative; 1 for 0.
+INLINE __m512 exactly(__m512 x) {
+    const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512 part = _mm512_mul_ps(_mm512_sub_ps(x, whole), _mm512_set1_ps(0.69314718f));
+    const float series[] = {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+    __m512 y = _mm512_set1_ps(1.0f / 720);
+    for (const float each : series) y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(each));
+    return _mm512_scalef_ps(y, whole);
+}
+
+// Scores of 16 queries and so many pairs of keys -> weights, as pairs of bfloat16.
+// highest: of each query, so far; where scores lie more than 8 above it, it rises, and sums of before count by as much
+// less. Below 8 it does no harm: weights are 2^8 at most.
+INLINE void weigh(const float *score, uint32_t *weights, int64_t pairs, __m512 scale, float *highest, float *sum,
+                  float *total, int64_t dim) {
+    const __m512i side_by_side = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
+                                                  23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    __m512 top = _mm512_load_ps(score), other = _mm512_load_ps(score + QUERIES);
+    for (int64_t pair = 1; pair < pairs; pair++) {
+        top = _mm512_max_ps(top, _mm512_load_ps(score + 2 * pair * QUERIES));
+        other = _mm512_max_ps(other, _mm512_load_ps(score + (2 * pair + 1) * QUERIES));
+    }
+    const __m512 most = _mm512_mul_ps(_mm512_max_ps(top, other), scale);
+    __m512 high = _mm512_load_ps(highest), added = _mm512_load_ps(sum);
+    const __mmask16 above = _mm512_cmp_ps_mask(most, _mm512_add_ps(high, _mm512_set1_ps(8)), _CMP_GT_OQ);
+    if (above) {
+        const __m512 factor = exactly(_mm512_maskz_sub_ps(above, high, most));
+        high = _mm512_mask_mov_ps(high, above, most);
+        added = _mm512_mul_ps(added, factor);
+        for (int64_t number = 0; number < dim; number++) {
+            float *at = total + number * QUERIES;
+            _mm512_store_ps(at, _mm512_mul_ps(_mm512_load_ps(at), factor));
+        }
+        _mm512_store_ps(highest, high);
+    }
+#pragma GCC unroll 4
+    for (int64_t pair = 0; pair < pairs; pair++) {
+        const float *at = score + 2 * pair * QUERIES;
+        const __m512 a = power_of_two(_mm512_fmsub_ps(_mm512_load_ps(at), scale, high));
+        const __m512 b = power_of_two(_mm512_fmsub_ps(_mm512_load_ps(at + QUERIES), scale, high));
+        added = _mm512_add_ps(added, _mm512_add_ps(a, b));
+        const __m512i both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
+        _mm512_store_si512(weights + pair * QUERIES, _mm512_permutexvar_epi16(side_by_side, both));
+    }
+    _mm512_store_ps(sum, added);
+}
+
+// One tile of up to 32 queries against all keys. Everything lies with a query in each place of a vector, so that
+// nothing is added up across one.  q: memory for the tile's queries; total: for its sums, [dim][query]
+FAST void tile(const Call &c, const uint16_t *queries, const uint32_t *keys, const uint32_t *values, uint16_t *out,
+               int64_t first, uint32_t *q, float *total) {
+    alignas(64) float score[KEYS * QUERIES];
+    alignas(64) uint32_t weights[KEYS / 2 * QUERIES];
+    alignas(64) float highest[QUERIES], sum[QUERIES];
+    const int64_t left = c.queries - first < QUERIES ? c.queries - first : QUERIES;
+    for (int half = 0; half < QUERIES; half += 16)
+        turn(queries + (first + half) * c.q_row, c.q_row, left - half, c.pairs, q + half, QUERIES);
+    for (int row = 0; row < QUERIES; row++) {
         highest[row] = NEVER;
         sum[row] = 0;
     }
-    memset(total, 0, sizeof(float) * static_cast<size_t>(ROWS * width));
+    memset(total, 0, sizeof(float) * static_cast<size_t>(QUERIES * c.dim));
     const __m512 scale = _mm512_set1_ps(c.scale);
     for (int64_t block = 0; block < c.key_blocks; block++) {
         const uint32_t *k = keys + block * c.pairs * KEYS;
-        const int64_t here = c.keys - block * KEYS < KEYS ? c.keys - block * KEYS : KEYS;
-        for (int half = 0; half < KEYS; half += 64) {
-            if (half >= here) break;
-            scores(rows, k + half, c.pairs, score + half);
-            scores(rows + 6, k + half, c.pairs, score + 6 * KEYS + half);
-        }
-        const int64_t padded = (here + 31) / 32 * 32;
-        for (int row = 0; row < ROWS; row++)
-            for (int64_t key = here; key < padded; key++) score[row * KEYS + key] = NEVER;
-        for (int row = 0; row < ROWS; row++) {
-            const float *s = score + row * KEYS;
-            __m512 top = _mm512_loadu_ps(s);
-            for (int64_t each = 1; each < padded / 16; each++) top = _mm512_max_ps(top, _mm512_loadu_ps(s + 16 * each));
-            const float most = _mm512_reduce_max_ps(top) * c.scale;
-            if (most > highest[row] + 8) {  // less: weights up to 2^8 do no harm
-                const float less = highest[row] - most;
-                const float factor = less < -120 ? 0.0f : __builtin_exp2f(less);
-                highest[row] = most;
-                sum[row] *= factor;
-                const __m512 by = _mm512_set1_ps(factor);
-                float *t = total + row * width;
-                for (int64_t lane = 0; lane < c.lanes; lane++)
-                    _mm512_storeu_ps(t + 16 * lane, _mm512_mul_ps(_mm512_loadu_ps(t + 16 * lane), by));
-            }
-            const __m512 minus = _mm512_set1_ps(-highest[row]);
-            __m512 added = _mm512_setzero_ps();
-#pragma GCC unroll 4
-            for (int64_t each = 0; each < padded / 32; each++) {
-                const __m512 a = power_of_two(_mm512_fmadd_ps(_mm512_loadu_ps(s + 32 * each), scale, minus));
-                const __m512 b = power_of_two(_mm512_fmadd_ps(_mm512_loadu_ps(s + 32 * each + 16), scale, minus));
-                added = _mm512_add_ps(added, _mm512_add_ps(a, b));
-                _mm512_storeu_si512(weight + row * KEYS + 32 * each,
-                                    reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a)));
-            }
-            sum[row] += _mm512_reduce_add_ps(added);
-        }
-        mix_all(weight, values + block * c.lanes * KEYS * 16, total, c.dim, (here + 1) / 2);
+        const int64_t here = c.keys - block * KEYS < KEYS ? c.keys - block * KEYS : KEYS, pairs = (here + 1) / 2;
+        for (int64_t key = 0; key < here; key += SIDE) scores(q, k + key * c.pairs, c.pairs, score + key * QUERIES);
+        if (here % 2)
+            for (int row = 0; row < QUERIES; row++) score[here * QUERIES + row] = NEVER;
+        for (int half = 0; half < QUERIES; half += 16)
+            weigh(score + half, weights + half, pairs, scale, highest + half, sum + half, total + half, c.dim);
+        mix_all(weights, values + block * c.dim * (KEYS / 2), total, c.dim, pairs);
     }
-    for (int row = 0; row < ROWS && row < left; row++) {
+    const __m512i places = _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                                              _mm512_set1_epi32(QUERIES));
+    for (int64_t row = 0; row < left; row++) {
         const __m512 by = _mm512_set1_ps(1.0f / sum[row]);
         uint16_t *to = out + (first + row) * c.out_row;
-        for (int64_t lane = 0; lane < c.lanes; lane++) {
-            const int64_t count = c.dim - 16 * lane < 16 ? c.dim - 16 * lane : 16;
-            const __m512 y = _mm512_mul_ps(_mm512_loadu_ps(total + row * width + 16 * lane), by);
-            _mm256_mask_storeu_epi16(to + 16 * lane, static_cast<__mmask16>((1u << count) - 1),
-                                     reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(y)));
+        for (int64_t at = 0; at < c.dim; at += 16) {
+            const __mmask16 mask = static_cast<__mmask16>(c.dim - at < 16 ? (1u << (c.dim - at)) - 1 : 0xffff);
+            const float *from = total + at * QUERIES + row;
+            const __m512 y = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, places, from, 4);
+            _mm256_mask_storeu_epi16(to + at, mask, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_mul_ps(y, by))));
         }
     }
 }
@@ -242,20 +263,17 @@ extern "C" int gesso_attention(const uint16_t *q, const uint16_t *k, const uint1
     Call c{q, k, v, out, sizes[1], sizes[2], sizes[3], sizes[4],
            strides[0], strides[1], strides[2], strides[3], strides[4], strides[5],
            strides[6], strides[7], strides[8], strides[9], strides[10], strides[11],
-           scale * 1.44269504f, (sizes[3] + KEYS - 1) / KEYS, sizes[4] / 2, (sizes[4] + 15) / 16};
+           scale * 1.44269504f, (sizes[3] + KEYS - 1) / KEYS, sizes[4] / 2};
     const int64_t all = sizes[0] * sizes[1], together = all < threads ? all : threads;
-    const int64_t tiles = (c.queries + ROWS - 1) / ROWS;
-    const size_t keys_size = static_cast<size_t>(c.key_blocks * c.pairs * KEYS) * 4;
-    const size_t values_size = static_cast<size_t>(c.key_blocks * c.lanes * KEYS * 16) * 2;
-    const size_t total_size = static_cast<size_t>(ROWS * 16 * c.lanes) * 4;
-    const size_t needed = (keys_size + values_size) * static_cast<size_t>(together) + total_size * static_cast<size_t>(threads);
-    char *memory = static_cast<char *>(aligned_alloc(64, (needed + 63) / 64 * 64));
+    const int64_t tiles = (c.queries + QUERIES - 1) / QUERIES;
+    const int64_t keys_size = c.key_blocks * c.pairs * KEYS, values_size = c.key_blocks * c.dim * (KEYS / 2);
+    const int64_t q_size = c.pairs * QUERIES, total_size = c.dim * QUERIES;  // all in numbers of 32 bits
+    const int64_t needed = (keys_size + values_size) * together + (q_size + total_size) * threads;
+    uint32_t *memory = static_cast<uint32_t *>(aligned_alloc(64, static_cast<size_t>((4 * needed + 63) / 64 * 64)));
     if (memory == nullptr) return 1;
-    auto keys_of = [&](int64_t slot) { return reinterpret_cast<uint32_t *>(memory + slot * (keys_size + values_size)); };
-    auto values_of = [&](int64_t slot) {
-        return reinterpret_cast<uint16_t *>(memory + slot * (keys_size + values_size) + keys_size);
-    };
-    float *totals = reinterpret_cast<float *>(memory + (keys_size + values_size) * static_cast<size_t>(together));
+    uint32_t *own = memory, *packed = memory + (q_size + total_size) * threads;
+    auto keys_of = [&](int64_t slot) { return packed + slot * (keys_size + values_size); };
+    auto values_of = [&](int64_t slot) { return keys_of(slot) + keys_size; };
 #pragma omp parallel num_threads(threads)
     for (int64_t begin = 0; begin < all; begin += together) {
         const int64_t now = all - begin < together ? all - begin : together;
@@ -270,9 +288,10 @@ extern "C" int gesso_attention(const uint16_t *q, const uint16_t *k, const uint1
         for (int64_t part = 0; part < now * tiles; part++) {
             const int64_t slot = part / tiles, which = begin + slot;
             const int64_t batch = which / c.heads, head = which % c.heads;
-            float *total = totals + static_cast<int64_t>(total_size / 4) * omp_get_thread_num();
+            uint32_t *q_tile = own + (q_size + total_size) * omp_get_thread_num();
             tile(c, q + batch * c.q_batch + head * c.q_head, keys_of(slot), values_of(slot),
-                 out + batch * c.out_batch + head * c.out_head, part % tiles * ROWS, total);
+                 out + batch * c.out_batch + head * c.out_head, part % tiles * QUERIES, q_tile,
+                 reinterpret_cast<float *>(q_tile + q_size));
         }
     }
     free(memory);

@@ -8,7 +8,8 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-Sizes, Strides, Range = ctypes.c_int64 * 5, ctypes.c_int64 * 12, ctypes.c_int16 * 2
+Sizes, Strides = ctypes.c_int64 * 5, ctypes.c_int64 * 12
+Range, Floats = ctypes.c_int16 * 2, ctypes.c_float * 2
 
 
 @cache
@@ -23,13 +24,15 @@ def library() -> Any | None:
         if not found.gesso_attention_is_supported():
             return None
         found.gesso_attention.argtypes = [*[address] * 4, Sizes, Strides, ctypes.c_float, whole]
-        found.gesso_gate.argtypes = [address, address, count, count, whole]
+        found.gesso_gate.argtypes = [address, address, count, count, Floats, whole]
+        found.gesso_layer_norm.argtypes = [*[address] * 4, count, count, ctypes.c_float, Floats, whole]
+        found.gesso_silu_norm.argtypes = [*[address] * 4, *[count] * 4, ctypes.c_float, Floats, whole]
         found.gesso_range.argtypes = [address, count, Range, whole]
         found.gesso_quantize.argtypes = [address, address, count, ctypes.c_float, whole, whole]
     except AttributeError as error:  # a checkout that was updated since
         log.warning("_kernels.so is of another version (%s), so that bfloat16 is slower; build it again", error)
         return None
-    for function in (found.gesso_gate, found.gesso_range, found.gesso_quantize):
+    for function in (found.gesso_range, found.gesso_quantize):
         function.restype = None
     return found
 

@@ -51,12 +51,33 @@ def can_multiply() -> bool:
     return bool(torch.backends.mkldnn.is_available() and supported)
 
 
+@dataclass
+class Span:
+    """What a kernel says of a tensor that it made, and that nobody changes afterwards.
+
+    low, high  its least and greatest number, and 0; NaN where one is none
+    eight      the tensor in 8 bits, once a layer took it: several may take it, as queries, keys and values do
+    """
+
+    low: float
+    high: float
+    eight: "Input8 | None" = None
+
+
 # Numbers to 8 bits ----------------------------------------------------------------------------------------------------
 
 
 def quantize(x: Tensor) -> Input8:
     """bfloat16, without gaps in memory -> the same in 8 bits. Where something is not finite, the scale is NaN."""
-    low, high = _range(x)
+    span: Span | None = getattr(x, "span", None)
+    if span is None:
+        return _quantize(x, *_range(x))
+    if span.eight is None:
+        span.eight = _quantize(x, span.low, span.high)
+    return span.eight
+
+
+def _quantize(x: Tensor, low: float, high: float) -> Input8:
     scale = (high - low) / _STEPS
     if not math.isfinite(scale):
         return Input8(torch.zeros_like(x, dtype=torch.uint8), math.nan, 0)

@@ -115,6 +115,13 @@ def keep_freed_memory() -> None:
         _set(M_TRIM_THRESHOLD, 2**30)
 
 
+def give_back_freed_memory() -> None:
+    """What was freed goes back to the system where it is kept (`keep_freed_memory`), between what is in use, too."""
+    trim = getattr(_libc(), "malloc_trim", None)
+    if trim is not None and not _is_prompt:
+        trim(0)
+
+
 _is_prompt = False
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 

@@ -24,6 +24,7 @@ from gesso.nn.attention import Kept, keeping
 from gesso.runtime.conditioning import Conditioning, ControlFunction, ControlResiduals
 from gesso.runtime.deep_features import DeepFeatures
 from gesso.runtime.kernels import cpu_kernels
+from gesso.runtime.mapped import give_back_freed_memory
 from gesso.runtime.plan import Footprint, MemoryPlan
 from gesso.runtime.precision import Precision
 from gesso.runtime.residency import NO_COMPONENTS, Component, Residency
@@ -32,6 +33,8 @@ from gesso.runtime.tiling import decode_tiled, encode_tiled, upscale_tiled
 from gesso.text.prompt import Piece
 from gesso.text.tokenizer import Tokenizer
 
+LARGE_DECODE = 64 * 64  # latent places from which on a decode makes room first
+LARGE_TEXT = 2**27  # bytes in the file, of a text encoder that is worth it
 KEPT_MERGED = 64 * 2**20  # bytes of merged weights that a model keeps from one run to the next
 
 
@@ -319,7 +322,8 @@ class LoadedModel:
         """Latents [B, C, h, w], scaled -> pixels [B, 3, H, W] in about [-1, 1]."""
         latents = latents.to(self.dtype("vae"), memory_format=torch.channels_last)
         vae, plan = self.parts.vae, self.plan
-        with self.using("vae"):
+        large = latents[:, 0].numel() >= LARGE_DECODE
+        with self.using("vae"), self._room() if large else nullcontext():
             if plan is None:
                 return vae.decode(latents)
             return torch.cat(
@@ -330,6 +334,31 @@ class LoadedModel:
                     for rows in latents.split(plan.vae_rows)
                 ]
             )
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """For a large decode, at whose peak a picture's memory ends; a memory plan makes its own.
+
+        Large text encoders go back to their file, from which the next prompt takes them in a quarter of a second; freed
+        memory goes back to the system, and once more before the level of all pixels, since what the levels before it
+        leave is too small for it.
+        """
+        if self.plan is not None or self.device.type != "cpu":
+            yield
+            return
+        for name, component in self.residency.components.items():
+            if name.startswith("text") and component.stored_nbytes >= LARGE_TEXT:
+                component.offload()
+        give_back_freed_memory()
+        vae = self.parts.vae
+        if not isinstance(vae, AutoencoderKL):
+            yield
+            return
+        hook = vae.decoder.levels[-1].register_forward_pre_hook(lambda _level, _inputs: give_back_freed_memory())
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def encode_image(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Pixels [B, 3, H, W] in [-1, 1] -> latents [B, C, h, w] in float32, scaled.

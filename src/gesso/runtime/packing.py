@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
 
 from gesso.runtime.int8 import Weight8, arrange_convolution, arrange_linear, convolve8, linear8, quantize
 
@@ -140,10 +141,9 @@ def convolve(
     if packed is None or isinstance(padding, str):
         return None
     if len(packed) > 1:
-        smaller: Tensor | None = getattr(x, "smaller", None)
-        if smaller is None:  # what was doubled was changed since, as for seamless tiling
+        if not isinstance(x, Doubled):  # what was doubled was changed since, as for seamless tiling
             return F.conv2d(x, weight.to(x.dtype), bias, stride, padding, dilation, groups)
-        return _convolve_doubled(smaller, packed, bias, len(weight))
+        return _convolve_doubled(x.smaller, packed, bias, len(weight))
     x = x.contiguous(memory_format=torch.channels_last)
     if _is_by_place(weight, stride, padding):
         return _linear(x.permute(0, 2, 3, 1), packed[0], bias).permute(0, 3, 1, 2)
@@ -166,21 +166,48 @@ def _convolve(
     return result
 
 
+class Doubled(Tensor):
+    """A picture of twice the size that is not in memory: `convolve` computes with the smaller one.
+
+    Any other operation gets the picture itself, which is made for it.
+    """
+
+    smaller: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, smaller: Tensor) -> "Doubled":
+        rows, columns = smaller.shape[2:]
+        size = (*smaller.shape[:2], 2 * rows, 2 * columns)
+        like = torch.empty(size, dtype=smaller.dtype, device="meta", memory_format=torch.channels_last)
+        made: Doubled = Tensor._make_wrapper_subclass(
+            cls, size, strides=like.stride(), dtype=smaller.dtype, device=smaller.device
+        )
+        made.smaller = smaller
+        return made
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[Any, Any] | None = None
+    ) -> Any:
+        args, kwargs = tree_map_only(Doubled, lambda each: each.made(), (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+    def made(self) -> Tensor:
+        """The picture."""
+        return F.interpolate(self.smaller, scale_factor=2.0, mode="nearest")
+
+
 def double(
     x: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", **options: Any
 ) -> Tensor | None:
-    """As `F.interpolate`, where it repeats each pixel in two rows and columns; None for anything else.
-
-    The result knows what it came from, which is what `convolve` computes with.
-    """
+    """As `F.interpolate`, where it repeats each pixel in two rows and columns; None for anything else."""
     twice = [2 * side for side in x.shape[2:]]
     if mode != "nearest" or x.dtype != torch.bfloat16 or x.ndim != 4:
         return None
     if (list(size) if size is not None else scale_factor) not in (twice, 2, 2.0):
         return None
-    result = F.interpolate(x, size, scale_factor, mode, **options)
-    result.smaller = x  # type: ignore[attr-defined]
-    return result
+    return Doubled(x)
 
 
 def _convolve_doubled(x: Tensor, packed: Weights, bias: Tensor | None, channels: int) -> Tensor:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from gesso.models.upscaler import MiniUpscaler
 from gesso.models.vae import AutoencoderKL, DecoderLevel, EncoderLevel, Posterior
+from gesso.nn.resblock import silu_of
 
 MIN_TILE = 16  # latents a side
 
@@ -56,7 +57,7 @@ def decoder_stages(vae: AutoencoderKL) -> list[Stage]:
             x = x if before is None else before(x)
             for block in level.blocks:
                 x = block(x)
-            return F.pixel_shuffle(decoder.conv_out(F.silu(decoder.norm_out(x))), decoder.patch_size) if ends else x
+            return F.pixel_shuffle(decoder.conv_out(silu_of(decoder.norm_out, x)), decoder.patch_size) if ends else x
 
         whole = up * (decoder.patch_size if last else 1)
         stages.append(Stage(run, (level.blocks, *last), -(-sight // up), up=whole))
@@ -86,7 +87,7 @@ def decode_front(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 def encode_tail(vae: AutoencoderKL, features: Tensor) -> Posterior:
     """The part of the encoder at the size of the latents, with its attention."""
     encoder = vae.encoder
-    moments = vae.quant_conv(encoder.conv_out(F.silu(encoder.norm_out(encoder.mid(features)))))
+    moments = vae.quant_conv(encoder.conv_out(silu_of(encoder.norm_out, encoder.mid(features))))
     mean, logvar = moments.chunk(2, dim=1)
     factor = vae.config.scaling_factor
     return Posterior(mean=mean * factor, std=torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * factor)
