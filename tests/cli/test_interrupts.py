@@ -163,3 +163,28 @@ def test_ctrl_c_while_processes_of_a_training_start(seconds: float, tmp_path: Pa
         os.killpg(running.pid, signal.SIGINT)
         assert "Traceback" not in running.stderr.read()
         assert running.wait(60) == EXIT_INTERRUPTED
+
+
+TAKEN_DOWN = """
+import atexit, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import gesso.cli.main as cli
+run = cli.run
+def running(argv, interrupts):
+    code = run(argv, interrupts)
+    atexit.register(lambda: signal.raise_signal(signal.SIGINT))  # called when Python is taken down
+    if sys.argv.pop() == "early":
+        interrupts.end_at_once()
+        signal.raise_signal(signal.SIGINT)  # what was printed has not gone out yet
+    return code
+cli.run = running
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_ctrl_c_after_the_end_of_a_command_takes_nothing_from_it(when: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TAKEN_DOWN, "--version", when], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("gesso ")

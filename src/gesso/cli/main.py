@@ -27,8 +27,8 @@ COMPLETE = "_GESSO_COMPLETE"  # in the environment: a shell asks for words
 
 def main() -> NoReturn:
     """Run the command line of this process, and end it."""
-    interrupts = Interrupts()
     codes: list[int] = []
+    interrupts = Interrupts(codes)
 
     def leave() -> None:
         if codes:
@@ -60,14 +60,18 @@ def main() -> NoReturn:
 class Interrupts:
     """What Ctrl-C does: it raises KeyboardInterrupt, as ever; the second one ends the program at once.
 
+    One that comes when the command has ended changes no exit code: what it was to stop is done.
+
     Libraries that are being imported turn it into errors of their own, swallow it or abort, so it waits until an import
     is done. In a callback Python prints a traceback and goes on, so it is raised again a moment later.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, codes: Sequence[int] = ()) -> None:
+        """codes: that of the command, once it has ended and all that it printed has gone out"""
         self.happened = False
+        self._codes = codes
         self._again = False  # the next call of the handler repeats the first Ctrl-C and is no second one
-        self._heeded = False  # the command has ended for it, so that a repetition that is under way comes too late
+        self._ended = False  # the command has ended, perhaps for a Ctrl-C, of which a repetition may be under way
 
     def install(self) -> None:
         """Take over from Python; where Ctrl-C is ignored, as in a shell's background, it stays so."""
@@ -77,13 +81,13 @@ class Interrupts:
 
     def end_at_once(self) -> None:
         """From now on nothing is left to clean up: no KeyboardInterrupt comes any more."""
-        self._heeded = True
-        if signal.getsignal(signal.SIGINT) == self._stop:
-            self.happened = True
+        self._ended = True
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         repeated, self._again = self._again, False
-        if repeated and self._heeded:
+        if self._ended:
+            if self._codes and not repeated:  # Python is being taken down
+                os._exit(self._codes[0])
             return
         if self.happened and not repeated:
             if sys.stderr is not None and sys.stderr.isatty():
