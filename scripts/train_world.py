@@ -2,6 +2,7 @@
 
 The drawings come from scripts/make_world.py. A run that was cut off goes on where it was. `--rehearse` runs every stage
 for a few steps in a folder of its own, at full batch size where a GPU does it: a compiler's work is then done.
+Started by torchrun (`torchrun --nproc-per-node 2 scripts/train_world.py ...`), each process takes a batch of its own.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import torch
 
 from gesso.mini.world_model import RECIPES, STAGES, WorldModel, rehearsal
 from gesso.models.vae import AutoencoderKL
+from gesso.training.group import Group, joined
 from gesso.training.loop import MovingAverage, save_atomically
 from gesso.world.drawings import load_drawings
 from gesso.world.objects import things
@@ -43,6 +45,12 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="folder for STAGE.safetensors of the stages")
     parser.add_argument("--export", type=Path)
     given = parser.parse_args()
+    with joined() as group:
+        run(given, group)
+
+
+def run(given: argparse.Namespace, group: Group) -> None:
+    """What was asked for, by one of the processes."""
     started = time.monotonic()
     torch.set_num_threads(given.threads)
     recipe = RECIPES[given.recipe]
@@ -61,28 +69,38 @@ def main() -> None:
     drawings = load_drawings(given.drawings, things(), given.drawing_size)
     given.folder.mkdir(parents=True, exist_ok=True)
     model = WorldModel(recipe, given.folder, things(), drawings)
-    print(f"ready after {time.monotonic() - started:.1f} s: {len(things())} objects, {model.tokenizer.size} tokens")
-    for stage in STAGES if given.load else ():
+    is_first = group.rank == 0
+    if is_first:
+        print(f"ready after {time.monotonic() - started:.1f} s: {len(things())} objects, {model.tokenizer.size} tokens")
+    for stage in STAGES if given.load and is_first else ():
         if (path := given.load / f"{stage}.safetensors").exists():
             model.load_weights(stage, path)
-    if given.rehearse and given.stages == ["denoising"] and not (given.folder / "autoencoder" / "last.pt").exists():
+    if (
+        is_first
+        and given.rehearse
+        and given.stages == ["denoising"]
+        and not (given.folder / "autoencoder" / "last.pt").exists()
+    ):
         vae = AutoencoderKL(recipe.vae)
         (given.folder / "autoencoder").mkdir(exist_ok=True)
         average = MovingAverage({"vae": vae}, 0.9).weights
         save_atomically({"average": average}, given.folder / "autoencoder" / "last.pt")
+    group.agree(True)  # what the first process writes is there
 
     def show(row: dict[str, float]) -> None:
-        print(f"{time.monotonic() - started:.0f}", json.dumps({k: round(v, 4) for k, v in row.items()}), flush=True)
+        if is_first:
+            print(f"{time.monotonic() - started:.0f}", json.dumps({k: round(v, 4) for k, v in row.items()}), flush=True)
 
     for stage in given.stages:
         compile_when = given.compile_after.exists if given.compile_after else None
         model.train(stage, on_log=show, start=given.start, compile_when=compile_when)
+        group.agree(True)  # its state is written
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if given.save:
+        if given.save and is_first:
             given.save.mkdir(parents=True, exist_ok=True)
             model.save_weights(stage, given.save / f"{stage}.safetensors")
-    if given.export:
+    if given.export and is_first:
         model.export(given.export, {"title": "gesso-mini"})
         print(f"exported after {time.monotonic() - started:.1f} s, {os.path.getsize(given.export)} bytes")
 

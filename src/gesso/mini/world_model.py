@@ -18,6 +18,7 @@ from torch import nn
 from gesso.checkpoints.native import save_native
 from gesso.families.base import Family, FamilyDefaults, ScheduleConfig
 from gesso.families.gesso_mini import config_of
+from gesso.files import atomic_file
 from gesso.mini.default_model import fast_convolutions
 from gesso.mini.denoising import initialise_text, initialise_unet
 from gesso.mini.drawing_table import ALPHA_CHANNELS, encode_drawings
@@ -321,7 +322,8 @@ class WorldModel:
             pixels = pictures.pixels(pictures.scenes(4 * self.recipe.report_pictures, 10**9))
             with torch.no_grad():
                 latents = torch.cat([vae.encode(part).mean for part in pixels.split(32)])
-            path.write_text(json.dumps({"factor": round(1 / float(latents.std()), 5)}))
+            with atomic_file(path) as file:  # several processes find the same
+                file.write(json.dumps({"factor": round(1 / float(latents.std()), 5)}).encode())
         return self.recipe.family(self.tokenizer, self.objects, json.loads(path.read_text())["factor"])
 
     def save_weights(self, stage: Stage, path: Path) -> None:
