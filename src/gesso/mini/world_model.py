@@ -203,7 +203,7 @@ CPU = replace(
     denoising=replace(GPU.denoising, batch_size=64, minutes=600, warmup_samples=4_000),
     expected_samples=1_000_000,
     pool_size=2_048,
-    pool_passes=4,
+    pool_passes=8,
     precision="auto",
     compile=False,
     workers=0,
