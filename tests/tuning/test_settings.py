@@ -78,7 +78,7 @@ def test_what_is_left_open_follows_from_model_preset_and_data():
     cpu = replace(TuningSettings(), preset="cpu")
     sd, mini = completed(cpu, TINY_SD, 12), completed(cpu, tiny_family(), 12)
     assert (sd.batch_size, sd.steps, sd.learning_rate, sd.conv_rank, sd.alpha) == (1, 1200, 1e-4, 0, 16.0)
-    assert (mini.batch_size, mini.steps, mini.learning_rate, mini.conv_rank) == (8, 600, 1e-3, 16)  # a style
+    assert (mini.batch_size, mini.steps, mini.learning_rate, mini.conv_rank) == (8, 900, 1e-3, 16)  # a style
     assert (sd.prior_answers, sd.prior_weight, sd.vectors) == (False, 1.0, 4)
     assert (mini.prior_answers, mini.prior_weight, mini.vectors) == (True, 3.0, 1)
     assert completed(replace(cpu, optimizer="prodigy"), tiny_family(), 12).learning_rate == 1.0
@@ -89,7 +89,12 @@ def test_what_is_left_open_follows_from_model_preset_and_data():
         0.05,
         0.1,
     )
-    assert (completed(called, tiny_family(), 12).steps, completed(called, TINY_SD, 2).steps) == (600, 400)
+    assert (completed(called, tiny_family(), 12).steps, completed(called, TINY_SD, 2).steps) == (900, 400)
+    assert (of_thing.prior_weight, completed(replace(called, kind="full"), tiny_family(), 12).prior_weight) == (
+        6.0,
+        3.0,
+    )
+    assert completed(replace(called, prior_weight=2.0), tiny_family(), 12).prior_weight == 2.0
     assert completed(replace(called, init="red cat"), tiny_family(), 12).vectors == 2
     for changes in ({"kind": "embedding"}, {"kind": "distil"}, {"preserve": "cat"}, {"kind": "full", "shard": True}):
         assert not completed(replace(called, **changes), tiny_family(), 12).prior_answers

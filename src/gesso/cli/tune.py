@@ -215,7 +215,9 @@ SETTINGS = (
     Setting("min_snr", float, LOSS, "Gamma of min-SNR weights, such as 5.", "0, none", kinds=LEARNED),
     Setting("noise_offset", float, LOSS, "Noise offset, such as 0.0357.", "0, none"),
     Setting("mask_floor", float, LOSS, "What counts outside of a mask.", "0, nothing"),
-    Setting("prior_weight", float, LOSS, "Weight of pictures of the class.", "1; of gesso-mini 3"),
+    Setting(
+        "prior_weight", float, LOSS, "Weight of pictures of the class.", "1; of gesso-mini 3, of its word in a LoRA 6"
+    ),
     Setting(
         "prior_answers",
         bool,
