@@ -73,7 +73,8 @@ def test_the_sdist_holds_the_project(unpacked, source):
         return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
     missing = files(source) - files(unpacked)
-    assert {name for name in missing if "egg-info" not in name and not name.startswith("build/")} == set()
+    left_out = ("build/", "weights/")  # what is made, and what does not ship yet
+    assert {name for name in missing if "egg-info" not in name and not name.startswith(left_out)} == set()
 
 
 def test_the_wheel_has_the_kernels(wheel):

@@ -101,10 +101,11 @@ class SceneDenoisingTask(DenoisingTask):
         assert unet.added_embed is not None
         ends_of_it = [unet.conv_in, unet.conv_out, unet.time_embed, unet.added_embed]
         inside, ends = split_groups(unet, learning_rate, ends_of_it)
-        memory = [one for one in self.text.memory.parameters() if one.requires_grad] if self.text.memory else []
-        others = {id(one) for one in (self.text.memory.parameters() if self.text.memory else ())}
-        text = {"params": [one for one in self.text.parameters() if id(one) not in others], "muon": False}
-        ends = ends | {"params": [*ends["params"], *memory], "lr": learning_rate / 2}
+        memory = list(self.text.memory.parameters()) if self.text.memory else []
+        of_memory = {id(one) for one in memory}
+        text = {"params": [one for one in self.text.parameters() if id(one) not in of_memory], "muon": False}
+        learned = [one for one in memory if one.requires_grad]
+        ends = ends | {"params": [*ends["params"], *learned], "lr": learning_rate / 2}
         return [inside, ends, text | {"lr": learning_rate / 2 * self.text_rate}]
 
     def errors(self, latents: Tensor, eps: Tensor, times: Tensor, ids: Tensor) -> Tensor:
